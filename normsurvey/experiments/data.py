@@ -1,6 +1,6 @@
 """Small real data sets that are present offline: handwritten digits, patches of photographs, English text.
 
-Everything is deterministic in ``seed`` and lives on the CPU; move it to the device of the experiment yourself.
+Everything is deterministic in ``seed`` and lives on the CPU: move it to the device of the experiment.
 """
 
 import torch
@@ -51,7 +51,7 @@ def digits(seed=0, dtype=torch.float32, test_size=0.2):
 
 
 def digit_images(seed=0, dtype=torch.float32, test_size=0.2):
-    """The same split as :func:`digits`, as images: ``x_train (N, 1, 8, 8), y_train, x_test (M, 1, 8, 8), y_test``.
+    """The split of :func:`digits` as images: ``x_train (N, 1, 8, 8), y_train, x_test (M, 1, 8, 8), y_test``.
 
     >>> digit_images()[0].shape
     torch.Size([1438, 1, 8, 8])
@@ -73,7 +73,7 @@ def photo_patches(size=8, count=10_000, seed=0, grayscale=False, dtype=torch.flo
         dtype: floating dtype of the patches.
 
     Returns:
-        Tensor ``(count, 3, size, size)``, or ``(count, 1, size, size)`` for ``grayscale``, with values in [0, 1].
+        Tensor ``(count, 3, size, size)`` in [0, 1], or ``(count, 1, size, size)`` for ``grayscale``.
 
     Raises:
         ValueError: for a ``size`` that does not fit into the photographs or a ``count`` below 1.
@@ -107,9 +107,9 @@ def photo_patches(size=8, count=10_000, seed=0, grayscale=False, dtype=torch.flo
 def python_docs_text():
     """Python's own documentation of its language: real English text that is on every machine that runs this.
 
-    The topics of ``help()`` (module ``pydoc_data.topics`` of the standard library), in alphabetical order, joined
-    by blank lines: about 465 000 characters in 79 topics in Python 3.11. It is part of Python, so it **depends on
-    the Python version**: a number measured on it is to be quoted with that version, not compared to the digit.
+    The topics of ``help()`` (module ``pydoc_data.topics`` of the standard library), in alphabetical order,
+    joined by blank lines: about 465 000 characters in 79 topics in Python 3.11. It is part of Python, so it
+    **depends on the Python version**: quote a number measured on it with that version.
 
     Raises:
         ModuleNotFoundError: where a distribution has stripped ``pydoc_data``; a full Python has it.
