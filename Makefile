@@ -26,7 +26,7 @@ help:  ## explain the targets
 	@echo "  PORT=8000           the port of make serve"
 
 book: $(INSTALLED)  ## execute every chapter freshly and build the book, warnings are errors
-	@$(PY) book/_tools/build.py
+	@$(PY) book/_tools/make_book.py
 
 test: book  ## unit tests, doctests, every notebook under nbval, the built book in a browser
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
@@ -39,7 +39,7 @@ lint: $(INSTALLED)  ## ruff: style, imports, a docstring on every public name
 	$(PY) -m ruff check .
 
 outputs: $(INSTALLED)  ## execute the chapters and rewrite the outputs that are committed in notebooks/
-	@$(PY) book/_tools/build.py --write-outputs
+	@$(PY) book/_tools/make_book.py --write-outputs
 
 stamp: $(INSTALLED)  ## write address and version from pyproject.toml wherever they are shown
 	@$(PY) book/_tools/stamp.py

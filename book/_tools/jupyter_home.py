@@ -1,4 +1,4 @@
-"""A Jupyter home of our own: kernels see neither the reader's settings nor leave files in the reader's home."""
+"""A Jupyter home of our own: kernels neither see the reader's settings nor leave files in the home."""
 
 import atexit
 import json

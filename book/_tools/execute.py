@@ -1,0 +1,107 @@
+"""Executes the chapters, two at a time, into _build/executed; notebooks/ is only read.
+
+A chapter runs again when its code, anything in normsurvey/ or results/, the lock or the scale changed.
+Its prose may change freely: the outputs are put into today's text.
+"""
+
+import json
+import re
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import nbformat
+from jupyter_home import private_jupyter_home
+from nbclient import NotebookClient
+from nbclient.exceptions import CellControlSignal, CellTimeoutError, DeadKernelError
+from project import EXECUTED, ROOT, chapter_name, chapters, digest, scale
+
+PROCESSES = 2
+CELL_TIMEOUT = 600  # seconds
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def code_cells(notebook):
+    """The cells that are executed."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def freshness_key(chapter, surroundings):
+    """Equal keys mean equal code in equal surroundings: stored outputs are still those of the chapter."""
+    notebook = nbformat.read(ROOT / chapter, as_version=4)
+    code = [(cell.source, sorted(cell.metadata.get("tags", []))) for cell in code_cells(notebook)]
+    return digest(extra=(surroundings, json.dumps(code)))
+
+
+def executed_path(chapter):
+    """Where the executed copy of a chapter lies; its key and its seconds lie beside it."""
+    return EXECUTED / chapter.relative_to("notebooks")
+
+
+def stored(chapter, key):
+    """Seconds that the stored execution took, or None where there is none under this key."""
+    record = executed_path(chapter).with_suffix(".json")
+    if not record.exists() or not executed_path(chapter).exists():
+        return None
+    entry = json.loads(record.read_text())
+    return entry["seconds"] if entry["key"] == key else None
+
+
+def execute(chapter, key):
+    """Runs one chapter in a fresh kernel; returns its seconds and, where it failed, what happened."""
+    path = executed_path(chapter)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in (path, path.with_suffix(".json")):
+        old.unlink(missing_ok=True)
+    notebook = nbformat.read(ROOT / chapter, as_version=4)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str((ROOT / chapter).parent)}},
+        record_timing=False,
+        coalesce_streams=True,
+    )
+    start = time.perf_counter()
+    try:
+        client.execute()
+    except (CellControlSignal, CellTimeoutError, DeadKernelError) as failure:
+        return time.perf_counter() - start, ANSI.sub("", str(failure))
+    seconds = time.perf_counter() - start
+    nbformat.write(notebook, path)
+    path.with_suffix(".json").write_text(json.dumps({"key": key, "seconds": round(seconds, 1)}))
+    return seconds, None
+
+
+def execute_all():
+    """Brings every chapter up to date, one printed line each; returns {chapter: traceback} of failures."""
+    surroundings = digest("normsurvey", "results", "requirements.lock", extra=[scale()])
+    keys = {chapter: freshness_key(chapter, surroundings) for chapter in chapters()}
+    width = max(len(chapter_name(chapter)) for chapter in keys)
+    failed, waiting = {}, {}
+    private_jupyter_home()
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        for chapter, key in keys.items():
+            seconds = stored(chapter, key)
+            if seconds is None:
+                waiting[pool.submit(execute, chapter, key)] = chapter
+            else:
+                print(f"  {chapter_name(chapter):{width}}  unchanged, {seconds:.1f} s when it ran", flush=True)
+        for future in as_completed(waiting):
+            chapter = waiting[future]
+            seconds, failure = future.result()
+            verdict = "  FAILED" if failure else ""
+            print(f"  {chapter_name(chapter):{width}}  {seconds:5.1f} s{verdict}", flush=True)
+            if failure:
+                failed[chapter] = failure
+    return failed
+
+
+def up_to_date(chapter):
+    """Today's notebook with the outputs of its execution."""
+    notebook = nbformat.read(ROOT / chapter, as_version=4)
+    executed = nbformat.read(executed_path(chapter), as_version=4)
+    for cell, ran in zip(code_cells(notebook), code_cells(executed), strict=True):
+        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+    return notebook

@@ -1,0 +1,47 @@
+"""Renders the assembled book with every warning an error, and leaves out what its pages never load."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from project import BUILD, HTML, SOURCE
+
+# Theme and extensions bring more than the pages load: source maps, live code, other renderers of MathJax.
+UNUSED = ("**/*.map", "_static/sphinx-thebe.*", "_static/webpack-macros.html")
+MATHJAX_USED = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
+
+
+def render():
+    """Builds _build/html; returns whether it worked. After a failure there is no page at all."""
+    out = BUILD / "render"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "jupyter_book", "build", str(SOURCE), "--path-output", str(out)]
+    command += ["--all", "-W", "-n", "--keep-going", "-q"]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    (BUILD / "render.log").write_text(finished.stdout)
+    if finished.returncode != 0:
+        print(finished.stdout)
+        return False
+    trim(out / "_build" / "html")
+    shutil.move(out / "_build" / "html", HTML)
+    return True
+
+
+def trim(html):
+    """Removes the files that no page asks for."""
+    mathjax = html / "_static" / "mathjax"
+    for pattern in UNUSED:
+        for path in html.glob(pattern):
+            remove(path)
+    for path in sorted(mathjax.rglob("*")):
+        if path.is_file() and not path.relative_to(mathjax).as_posix().startswith(MATHJAX_USED):
+            remove(path)
+
+
+def remove(path: Path):
+    """Removes a file or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
