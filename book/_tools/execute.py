@@ -87,7 +87,7 @@ def execute_all():
             if seconds is None:
                 waiting[pool.submit(execute, chapter, key)] = chapter
             else:
-                print(f"  {chapter_name(chapter):{width}}  unchanged, {seconds:.1f} s when it ran", flush=True)
+                print(f"  {chapter_name(chapter):{width}}  {seconds:5.1f} s  unchanged", flush=True)
         for future in as_completed(waiting):
             chapter = waiting[future]
             seconds, failure = future.result()

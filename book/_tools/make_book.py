@@ -62,5 +62,5 @@ def run_chapters():
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write-outputs", action="store_true", help="rewrite the outputs in notebooks/ instead")
+    parser.add_argument("--write-outputs", action="store_true", help="rewrite the outputs in notebooks/")
     sys.exit(write_outputs() if parser.parse_args().write_outputs else build())
