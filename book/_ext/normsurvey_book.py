@@ -1,0 +1,229 @@
+"""Sphinx extension of the book: pages and counts computed from the package and the executed chapters.
+
+Directives ``catalogue``, ``scorecard``, ``listmap``, ``chapters``, ``clone``, ``install``; role ``count``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+import book_sources as sources  # isort: skip
+
+# Names of other libraries in signatures and docstrings: shown, not linked.
+FOREIGN = r"(torch|nn|np|numpy|pandas|pd|matplotlib|scipy|collections|pathlib|inspect|typing)\..*|Tensor|Any"
+
+
+@cache
+def survey():
+    """The package, imported once."""
+    import normsurvey
+
+    return normsurvey
+
+
+class Computed(SphinxDirective):
+    """A directive that writes Markdown from computed facts and has it parsed in place."""
+
+    has_content = False
+
+    @property
+    def root(self) -> Path:
+        return Path(self.env.srcdir)
+
+    @property
+    def repository(self) -> str:
+        return self.config.html_theme_options["repository_url"].rstrip("/")
+
+    @property
+    def branch(self) -> str:
+        return self.config.html_theme_options.get("repository_branch") or "main"
+
+    def link(self, text: str, docname: str, suffix: str) -> str:
+        here = Path(self.env.docname).parent
+        return f"[{text}]({os.path.relpath(docname, here)}{suffix})"
+
+    def page(self, chapter: sources.Chapter, text: str | None = None) -> str:
+        return self.link(text or chapter.title, chapter.path, ".ipynb")
+
+    def card(self, method_id: str) -> str:
+        return self.link(method_id, f"book/cards/{method_id}", ".md")
+
+    def parse(self, lines: list[str], *classes: str) -> list[nodes.Node]:
+        """Parse Markdown into a container with the given classes; the page is read anew in every build."""
+        self.env.note_reread()
+        box = nodes.container(classes=list(classes))
+        self.state.nested_parse(StringList(lines, self.env.docname), self.content_offset, box)
+        return [box]
+
+    def table(self, head: list[str], rows: list[list[str]], *classes: str) -> list[nodes.Node]:
+        """A table that scrolls inside its box, so that a narrow page does not."""
+        line = "| {} |".format
+        lines = [line(" | ".join(head)), line(" | ".join("---" for _ in head))]
+        lines += [line(" | ".join(c.replace("|", "\\|").replace("\n", " ") for c in row)) for row in rows]
+        return self.parse(lines, "scroll-box", *classes)
+
+
+def code(text: str) -> str:
+    return f"`{text}`" if text and text != "none" else "–"
+
+
+class Catalogue(Computed):
+    """Every registered method with its parts, as a table that can be filtered."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = []
+        for m in survey().catalogue.values():
+            parts = [pattern(m.area), *map(brief, (m.operation, m.statistics, m.recovery))]
+            name = f"{self.card(m.id)} [{m.title} · {m.kind}]{{.small}}"
+            rows.append([name, *map(code, parts), str(m.year), f"{{cite:t}}`{m.cite}`"])
+        head = ["method", "$\\Pi$", "$\\Phi$", "statistics", "$\\Psi$", "year", "paper"]
+        return self.table(head, rows, "filterable", "catalogue")
+
+
+def pattern(area: str) -> str:
+    """The sentence of an area without its wrapping: ``n (g c) ... -> n g, g=2``."""
+    found = re.fullmatch(r"Area\('([^']*)'(.*)\)", area)
+    return found.group(1) + found.group(2) if found else area
+
+
+def brief(part: str) -> str:
+    """A part without its options, but with the word that selects its kind: ``Whiten('zca')``."""
+    return re.sub(r"^(\w+)\((?:('\w+')[^()]*)?.*\)$", lambda m: m[1] + (f"({m[2]})" if m[2] else ""), part)
+
+
+class Scorecard(Computed):
+    """All claims of one part: statement, source, criterion, measured, verdict, chapter."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        claims = survey().claims
+        found = sources.measured(sources.chapters(self.root), claims)
+        rows = []
+        for name, (chapter, result) in found.items():
+            if chapter.part != self.arguments[0]:
+                continue
+            claim = claims[name]
+            verdict = f"[{result['verdict']}]{{.{'holds' if sources.holds(result) else 'fails'}}}"
+            said = f"[{name}]{{.claim-id}} {claim.statement} [{claim.source}]{{.small}}"
+            measure = f"{sources.values(result['measured'])} [{claim.measures}]{{.small}}"
+            rows.append([said, f"`{result['criterion']}`", measure, f"{verdict} {self.page(chapter)}"])
+        head = ["claim and source", "criterion", "measured", "verdict"]
+        return self.table(head, rows, "filterable", "scorecard")
+
+
+class ListMap(Computed):
+    """Section of the public list, chapters that treat it, methods of the package."""
+
+    def run(self) -> list[nodes.Node]:
+        chapters = sources.chapters(self.root)
+        text = {c.path: (self.root / f"{c.path}.ipynb").read_text(encoding="utf-8") for c in chapters}
+        sections: dict[str, list[str]] = {}
+        for m in survey().catalogue.values():
+            sections.setdefault(m.list_section, []).append(m.id)
+        rows = []
+        for section in sorted(sections, key=lambda s: [int(n) for n in re.findall(r"\d+", s)]):
+            ids = sections[section]
+            used = [c for c in chapters if any(re.search(rf"\b{i}\b", text[c.path]) for i in ids)]
+            rows.append([section, "; ".join(map(self.page, used)) or "–", ", ".join(map(self.card, ids))])
+        head = ["section of the list", "chapters that use its methods", "methods"]
+        return self.table(head, rows, "listmap")
+
+
+class Chapters(Computed):
+    """The chapters, or those of a part, with what each measures; or their links to Colab."""
+
+    option_spec = {"part": directives.unchanged, "colab": directives.flag}
+
+    def run(self) -> list[nodes.Node]:
+        lines = []
+        for c in sources.chapters(self.root):
+            if self.options.get("part", c.part) != c.part:
+                continue
+            if "colab" in self.options:
+                base = self.repository.replace("https://github.com", "https://colab.research.google.com/github")
+                lines.append(f"- [{c.title}]({base}/blob/{self.branch}/{c.path}.ipynb)")
+                continue
+            good = sum(map(sources.holds, c.results))
+            verdicts = (good, "✓"), (len(c.results) - good, "✗")
+            facts = [c.minutes, *(f"{n} {mark}" for n, mark in verdicts if n)]
+            lines.append(f"- {self.page(c)} [{' · '.join(filter(None, facts))}]{{.small}}")
+        return self.parse(lines, "chapter-list")
+
+
+class Clone(Computed):
+    """Shell commands that start from a clone of the repository; its address is the configured one."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        lines = ["```bash", f"git clone {self.repository}", f"cd {self.repository.rsplit('/', 1)[-1]}"]
+        return self.parse([*lines, *self.content, "```"])
+
+
+class Install(Computed):
+    """The command that installs the package from the configured address."""
+
+    def run(self) -> list[nodes.Node]:
+        command = f'pip install "normsurvey @ git+{self.repository}@{self.branch}"'
+        return self.parse(["```bash", command, "```"])
+
+
+class Count(SphinxRole):
+    """A number counted at build time: ``methods``, ``chapters``, ``claims``, ``holds``, ``fails``."""
+
+    def run(self) -> tuple[list[nodes.Node], list]:
+        self.env.note_reread()
+        chapters = sources.chapters(Path(self.env.srcdir))
+        results = [r for c in chapters for r in c.results]
+        good = sum(map(sources.holds, results))
+        bad = len(results) - good
+        facts = {
+            "methods": len(survey().catalogue), "chapters": len(chapters), "claims": len(results),
+            "holds": good, "fails": bad, "fails-verb": "does" if bad == 1 else "do",
+        }  # fmt: skip
+        return [nodes.inline(str(facts[self.text]), str(facts[self.text]), classes=["count"])], []
+
+
+def trim_card(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep the class docstring's later sections only on a card, whose page shows the earlier ones itself."""
+    if what == "class" and app.env.docname.startswith("book/cards/"):
+        later = re.compile(r"(Raises|Shape|Examples?|Attributes|Source):|>>>")
+        lines[:] = lines[next((k for k, line in enumerate(lines) if later.match(line)), len(lines)) :]
+
+
+def add_static(app: Sphinx, config) -> None:
+    """Make the book's own style and script part of every page, and let foreign names pass unlinked."""
+    if "book/_static" not in config.html_static_path:
+        config.html_static_path.append("book/_static")
+    config.nitpick_ignore_regex = [*config.nitpick_ignore_regex, (r"py:.*", FOREIGN)]
+    # A claim's machine-readable output stands beside the Markdown that the page shows.
+    config.suppress_warnings = [*config.suppress_warnings, "mystnb.unknown_mime_type"]
+    config.html_logo = config.html_favicon = "book/_static/logo.svg"
+    config.html_theme_options.setdefault("logo", {})["text"] = "normsurvey"
+    config.autodoc_typehints = "none"
+    config.autodoc_member_order = "bysource"
+
+
+def setup(app: Sphinx) -> dict:
+    """Register everything with Sphinx."""
+    for name, directive in {
+        "catalogue": Catalogue, "scorecard": Scorecard, "listmap": ListMap,
+        "chapters": Chapters, "clone": Clone, "install": Install,
+    }.items():  # fmt: skip
+        app.add_directive(name, directive)
+    app.add_role("count", Count())
+    app.connect("config-inited", add_static, priority=400)
+    app.connect("autodoc-process-docstring", trim_card, priority=400)
+    app.add_css_file("normsurvey.css")
+    app.add_js_file("filter.js", loading_method="defer")
+    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}

@@ -1,0 +1,153 @@
+"""Write one page per registered method into the assembled book, below ``book/cards``."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import normsurvey as ns
+from normsurvey import invariances
+from normsurvey.plots import areas
+
+LATER = re.compile(r"(Args|Raises|Source|Examples?|Shape|Attributes|Returns):|>>>")
+
+
+def docstring(record) -> tuple[str, str, dict[str, str]]:
+    """Split a docstring into its first paragraph, its prose with equations, and the meaning of each option."""
+    lines = inspect.getdoc(record.cls).split("\n")
+    end = next((k for k, s in enumerate(lines) if LATER.match(s)), len(lines))
+    summary, _, body = "\n".join(lines[:end]).partition("\n\n")
+    options: dict[str, str] = {}
+    inside, name = False, ""
+    for line in lines[end:]:
+        if not line.startswith(" ") and line.strip():
+            inside = line.startswith("Args:")
+        elif inside and (found := re.match(r"    (\*{0,2}[\w, ]+?)\s*(?:\([^)]*\))?:\s+(.*)", line)):
+            name = found.group(1)
+            options[name] = found.group(2)
+        elif inside and name and line.strip():
+            options[name] += " " + line.strip()
+    spread = {each.strip("* "): text for names, text in options.items() for each in names.split(",")}
+    return " ".join(summary.split()), body.strip(), spread
+
+
+def rst(text: str) -> str:
+    return f"```{{eval-rst}}\n{text}\n```\n"
+
+
+def options_table(record, meaning: dict[str, str]) -> str:
+    """Every argument of the constructor, its default, and what the docstring says of it."""
+    rows = []
+    for name, p in record.signature.parameters.items():
+        if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) or name == "self":
+            continue
+        default = "required" if p.default is p.empty else f"``{p.default!r}``"
+        rows.append(f"   * - ``{name}``\n     - {default}\n     - {meaning.get(name, '')}")
+    head = ".. list-table::\n   :header-rows: 1\n\n   * - option\n     - default\n     - meaning\n"
+    return rst(head + "\n".join(rows))
+
+
+def picture(record, folder: Path) -> str:
+    """Draw the area as a small palette image; return the Markdown that shows it."""
+    from matplotlib import pyplot
+    from PIL import Image
+
+    figure = areas.draw(record)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130, facecolor="white")
+    pyplot.close(figure)
+    image = Image.open(buffer).convert("RGB").quantize(48, dither=Image.Dither.NONE)
+    folder.mkdir(parents=True, exist_ok=True)
+    image.save(folder / f"{record.id}.png", optimize=True)
+    alt = f"The entries that share one estimate in {record.title}, in a cube of samples, channels, positions"
+    options = f":alt: {alt}\n:class: area\n:width: {image.width // 2}px"
+    return f"```{{image}} areas/{record.id}.png\n{options}\n```\n"
+
+
+def parts_table(record) -> str:
+    rows = [("$\\Pi$ area", record.area), ("$\\Phi$ operation", record.operation),
+            ("statistics", record.statistics), ("$\\Psi$ recovery", record.recovery)]  # fmt: skip
+    body = "\n".join(f"| {name} | `{text or 'none'}` |" for name, text in rows)
+    return f"| part | of the example below |\n|---|---|\n{body}\n"
+
+
+def invariance_table(record) -> str:
+    """Measured deviation of every tested change of the input or the weight, exact and at the default eps."""
+    exact, default = invariances.measure(record, eps=0.0), invariances.measure(record, eps=None)
+    rows = []
+    for name, deviation in exact.items():
+        declared = "yes" if name in record.invariances else "no"
+        rows.append(f"| {name.replace('_', ' ')} | {declared} | {deviation:.0e} | {default[name]:.0e} |")
+    head = "| change | invariant? | deviation at `eps=0` | at the default `eps` |\n|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n"
+
+
+def example(record) -> str:
+    """Code that builds the method with the options of its example."""
+    e = record.example
+    words = "".join(f", {k}={v!r}" for k, v in e.options.items())
+    if record.kind == "weight":
+        code = f'layer = ns.parametrize(torch.nn.Linear({e.shape[1]}, {e.shape[0]}), "{record.id}"{words})'
+    elif record.kind == "gradient":
+        code = f"optimizer = ns.gradients.{record.id}(model.parameters(){words})"
+    else:
+        code = f"layer = ns.{record.id}({e.num_features}{words})"
+    return f"```python\n{code}\n```\n"
+
+
+def api_name(record) -> str:
+    """The name under which a user finds the class."""
+    homes = {"weight": "normsurvey.weights", "gradient": "normsurvey.gradients"}
+    return f"{homes.get(record.kind, 'normsurvey')}.{record.id}"
+
+
+def card(record, folder: Path) -> str:
+    """The page of one method in Markdown."""
+    summary, body, meaning = docstring(record)
+    facts = [record.kind, str(record.year), f"section {record.list_section} of the NormalizationSurvey list",
+             f"definition {record.status}"]  # fmt: skip
+    backward = "the derivative of its forward pass" if record.derivative else "the paper's own rule instead"
+    pieces = [
+        f"# {record.id}: {record.title}\n",
+        f":::{{div}} note-first\n{record.note}\n:::\n" if record.note else "",
+        f":::{{div}} lead\n{summary}\n:::\n".replace("``", "`"),
+        ":::{div} badges\n" + " ".join(f"[{f}]{{.badge-fact}}" for f in facts) + "\n:::\n",
+        f"{{cite:t}}`{record.cite}`, [arXiv:{record.arxiv}](https://arxiv.org/abs/{record.arxiv}).\n",
+        picture(record, folder / "areas"),
+        "## Definition\n", rst(body), parts_table(record),
+        "## Options\n", example(record), options_table(record, meaning),
+    ]  # fmt: skip
+    if record.kind in ("layer", "weight"):
+        pieces += ["## Invariances, as tested\n", invariance_table(record)]
+    pieces += [
+        "## In use\n",
+        f"- Inputs: {', '.join(f'`{s}`' for s in record.shapes)}.",
+        f"- Its backward pass is {backward}.",
+        f"- Across processes its statistics merge by: {record.merge}.",
+        f"- Compared in the tests with the slow float64 reference `{reference_name(record)}`.\n",
+        "## API\n", rst(f".. autoclass:: {api_name(record)}\n   :members: forward, step\n"),
+    ]  # fmt: skip
+    return "\n".join(p for p in pieces if p)
+
+
+def reference_name(record) -> str:
+    """Where the independent reference of a method stands."""
+    from normsurvey import reference
+
+    function = reference.REFERENCES[record.id]
+    return f"{function.__module__}.{function.__name__}"
+
+
+def write_cards(tree: Path) -> list[str]:
+    """Write every card and its picture below ``tree/book/cards``; return the pages' names in the book."""
+    folder = tree / "book" / "cards"
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in ns.catalogue.values():
+        (folder / f"{record.id}.md").write_text(card(record, folder), encoding="utf-8")
+    return [f"book/cards/{name}" for name in ns.catalogue]
