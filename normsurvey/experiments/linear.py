@@ -105,11 +105,11 @@ class LeastSquares:
         return excess / excess[0]
 
 
-def random_inputs(seed, samples=1000, features=16, offset=5.0):
-    """Correlated features of scales between 0.1 and 10 around a common mean, and the causes behind them.
+def random_inputs(seed, samples=1000, features=16, offset=5.0, decades=1.0):
+    """Correlated features of different scales around a common mean, and the causes behind them.
 
     Independent Gaussian causes are mixed by a Gaussian matrix, each feature is given its own scale, drawn
-    uniformly in the exponent, and all get the mean ``offset``.
+    from ``10 ** -decades`` to ``10 ** decades`` uniformly in the exponent, and all get the mean ``offset``.
 
     Returns:
         ``inputs (N, d), causes (N, d)`` in float64.
@@ -117,7 +117,7 @@ def random_inputs(seed, samples=1000, features=16, offset=5.0):
     generator = torch.Generator().manual_seed(seed)
     causes = torch.randn(samples, features, generator=generator, dtype=torch.float64)
     mixing = torch.randn(features, features, generator=generator, dtype=torch.float64) / features**0.5
-    scales = 10 ** (2 * torch.rand(features, generator=generator, dtype=torch.float64) - 1)
+    scales = 10 ** (decades * (2 * torch.rand(features, generator=generator, dtype=torch.float64) - 1))
     return (causes @ mixing.T) * scales + offset, causes
 
 
@@ -156,9 +156,9 @@ def condition_ratios(operation, seed, problems=100):
 def interlacing_violation(raw, centred):
     r"""How far :math:`\lambda_i(H) \ge \lambda_i(\Sigma) \ge \lambda_{i-1}(H)` fails, relatively.
 
-    Eigenvalues ascend, the largest is the unit. The Hessian of raw inputs is the covariance plus a matrix of rank one,
-    :math:`H = \Sigma + \mu\mu^T`; a value of at most 0 means that every inequality holds. The arguments are
-    two :class:`LeastSquares`.
+    Eigenvalues ascend, the largest is the unit. The Hessian of raw inputs is the covariance plus a matrix of
+    rank one, :math:`H = \Sigma + \mu\mu^T`; a value of at most 0 means that every inequality holds. The
+    arguments are two :class:`LeastSquares`.
     """
     above = (centred.spectrum - raw.spectrum).max()
     below = (raw.spectrum[:-1] - centred.spectrum[1:]).max()
