@@ -4,6 +4,7 @@ import shutil
 
 import nbformat
 import yaml
+
 from execute import up_to_date
 from project import ROOT, SOURCE, chapters
 

@@ -7,15 +7,17 @@ Its prose may change freely: the outputs are put into today's text.
 import json
 import re
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import nbformat
-from jupyter_home import private_jupyter_home
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, CellTimeoutError, DeadKernelError
+from traitlets.config import Config
+
+from jupyter_home import kernel_sockets, private_jupyter_home
 from project import EXECUTED, ROOT, chapter_name, chapters, digest, scale
 
-PROCESSES = 2
+AT_ONCE = 2
 CELL_TIMEOUT = 600  # seconds
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -46,7 +48,7 @@ def stored(chapter, key):
     return entry["seconds"] if entry["key"] == key else None
 
 
-def execute(chapter, key):
+def execute(chapter, key, home):
     """Runs one chapter in a fresh kernel; returns its seconds and, where it failed, what happened."""
     path = executed_path(chapter)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,11 +64,12 @@ def execute(chapter, key):
         resources={"metadata": {"path": str((ROOT / chapter).parent)}},
         record_timing=False,
         coalesce_streams=True,
+        config=Config({"KernelManager": kernel_sockets(home, chapter.stem)}),
     )
     start = time.perf_counter()
     try:
         client.execute()
-    except (CellControlSignal, CellTimeoutError, DeadKernelError) as failure:
+    except (CellControlSignal, CellTimeoutError, DeadKernelError, RuntimeError) as failure:
         return time.perf_counter() - start, ANSI.sub("", str(failure))
     seconds = time.perf_counter() - start
     nbformat.write(notebook, path)
@@ -80,12 +83,12 @@ def execute_all():
     keys = {chapter: freshness_key(chapter, surroundings) for chapter in chapters()}
     width = max(len(chapter_name(chapter)) for chapter in keys)
     failed, waiting = {}, {}
-    private_jupyter_home()
-    with ProcessPoolExecutor(PROCESSES) as pool:
+    home = private_jupyter_home()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         for chapter, key in keys.items():
             seconds = stored(chapter, key)
             if seconds is None:
-                waiting[pool.submit(execute, chapter, key)] = chapter
+                waiting[pool.submit(execute, chapter, key, home)] = chapter
             else:
                 print(f"  {chapter_name(chapter):{width}}  {seconds:5.1f} s  unchanged", flush=True)
         for future in as_completed(waiting):

@@ -9,16 +9,13 @@ from pathlib import Path
 
 
 def private_jupyter_home():
-    """Points Jupyter and IPython of this process and its children at an empty temporary folder.
-
-    Kernels talk over Unix sockets instead of TCP: no port is guessed twice when two start at once, and the
-    kernel does not warn of an unencrypted line.
-    """
+    """Points Jupyter and IPython of this process and its kernels at an empty folder, and returns it."""
     home = Path(tempfile.mkdtemp(prefix="normsurvey-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     for name in ("config", "data", "runtime", "ipython"):
         (home / name).mkdir()
-    (home / "config" / "jupyter_config.json").write_text(json.dumps({"KernelManager": {"transport": "ipc"}}))
+    settings = {"KernelManager": kernel_sockets(home, "kernel")}
+    (home / "config" / "jupyter_config.json").write_text(json.dumps(settings))
     os.environ.update(
         JUPYTER_CONFIG_DIR=str(home / "config"),
         JUPYTER_DATA_DIR=str(home / "data"),
@@ -26,3 +23,12 @@ def private_jupyter_home():
         JUPYTER_PREFER_ENV_PATH="1",
         IPYTHONDIR=str(home / "ipython"),
     )
+    return home
+
+
+def kernel_sockets(home, name):
+    """Settings of a kernel that talks over Unix sockets of this name instead of TCP.
+
+    Two kernels that start at once then never guess the same port, and none warns of an unencrypted line.
+    """
+    return {"transport": "ipc", "ip": str(home / "runtime" / name)}

@@ -6,6 +6,7 @@ import sys
 import time
 
 import nbformat
+
 from execute import execute_all, up_to_date
 from project import BUILD, HTML, ROOT, chapter_name, chapters, digest, scale
 

@@ -3,6 +3,7 @@
 import re
 
 import nbformat
+
 from project import ROOT, chapters, metadata
 
 SETUP_CELL = ROOT / "book" / "_tools" / "setup_cell.py"
