@@ -1,0 +1,53 @@
+"""Curvature, conditioning and invariance of any `torch.nn.Module`.
+
+The functions here know nothing of this package's own layers: they take a module and a closure `loss(model)`.
+"""
+
+from normsurvey.analysis.conditioning import (
+    LayerMoments,
+    condition_number,
+    dominance,
+    eigenvalues,
+    layer_moments,
+    spread,
+)
+from normsurvey.analysis.curvature import (
+    Hessian,
+    Verification,
+    gradient,
+    private_buffers,
+    select_parameters,
+    verify,
+)
+from normsurvey.analysis.invariance import (
+    homogeneity_error,
+    norm_growth_error,
+    radial_component,
+    scale_invariance,
+    scaled,
+)
+from normsurvey.analysis.lanczos import Spectrum, gradient_energy, lanczos, spectral_density
+
+__all__ = [
+    "Hessian",
+    "LayerMoments",
+    "Spectrum",
+    "Verification",
+    "condition_number",
+    "dominance",
+    "eigenvalues",
+    "gradient",
+    "gradient_energy",
+    "homogeneity_error",
+    "lanczos",
+    "layer_moments",
+    "norm_growth_error",
+    "private_buffers",
+    "radial_component",
+    "scale_invariance",
+    "scaled",
+    "select_parameters",
+    "spectral_density",
+    "spread",
+    "verify",
+]
