@@ -1,0 +1,54 @@
+"""The executable companion of the survey *Normalization Techniques in Training DNNs* (arXiv 2009.12836).
+
+Every method of the survey in one vocabulary: ``Norm = Psi . Phi . Pi``, a recovery after an operation over areas.
+
+>>> import normsurvey as ns
+>>> ns.create("GroupNorm", 64, num_groups=8)
+GroupNorm(64, num_groups=8)
+"""
+
+import importlib
+
+from . import methods as _methods
+from .area import Area
+from .catalogue import catalogue, create
+from .claims import claims
+from .convert import convert
+from .methods import *  # noqa: F403
+from .norm import Norm
+from .notebook import scale, setup_notebook
+from .operations import Center, Decorrelate, Scale, ScaleByDeviation, Standardize, Whiten
+from .recovery import Affine, Conditional, Style
+from .registry import Example, Method, method
+from .schedules import bind, no_weight_decay, set_progress
+from .statistics import Current, Mixture, Renormalized, Running, RunningMoments, RunningWhitening
+from .weights import parametrize
+
+from . import gradients  # isort: skip
+
+__version__ = "0.1.0"
+
+# Loaded when they are first asked for: they bring plotting and data libraries with them.
+_ON_USE = ("analysis", "experiments", "invariances", "plots", "reference")
+
+__all__ = [
+    *_methods.__all__,
+    "Affine", "Area", "Center", "Conditional", "Current", "Decorrelate", "Example", "Method", "Mixture", "Norm",
+    "Renormalized", "Running", "RunningMoments", "RunningWhitening", "Scale", "ScaleByDeviation", "Standardize",
+    "Style", "Whiten", "bind", "catalogue", "claims", "convert", "create", "gradients", "method", "no_weight_decay",
+    "parametrize", "scale", "set_progress", "setup_notebook",
+]  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name in _ON_USE:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in catalogue:
+        return catalogue[name].cls
+    from .registry import near
+
+    raise AttributeError(f"normsurvey has no attribute {name!r}: {near(name, [*__all__, *_ON_USE])}")
+
+
+def __dir__():
+    return sorted([*__all__, *_ON_USE, "__version__"])

@@ -1,0 +1,107 @@
+"""Torch's own fused kernels, used outright where torch has the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import operations, recovery, statistics
+
+if TYPE_CHECKING:
+    from ..norm import Norm
+
+__all__ = ["find"]
+
+
+def find(layer: Norm, x: Tensor) -> Callable[[Norm, Tensor], Tensor] | None:
+    """The kernel that computes exactly what ``layer`` declares for ``x``, or ``None``.
+
+    Only standardizing and scaling with a plain affine recovery and eps > 0 (torch refuses eps = 0) have one.
+    """
+    operation, area = layer.operation, layer.area
+    if type(layer.recovery) not in (recovery.Affine, recovery.Recovery) or not _same_precision(layer, x):
+        return None
+    if getattr(operation, "eps_outside", False) or operation != _plain(operation):
+        return None
+    if type(layer.statistics) is statistics.Running:
+        plain = layer.statistics.correction == 1 and area.pattern == "n c ... -> c" and layer.channel_dim == 1
+        return batch_norm if plain and isinstance(operation, operations.Standardize) else None
+    if type(layer.statistics) is not statistics.Current:
+        return None
+    if layer.channel_dim == -1 and area.pattern == "n c ... -> n ..." and area.count((1, x.shape[-1], 1)) > 1:
+        return layer_norm if isinstance(operation, operations.Standardize) else rms_norm
+    if layer.channel_dim == 1 and area.pattern in GROUPS and isinstance(operation, operations.Standardize):
+        return group_norm
+    return None
+
+
+def _plain(operation: operations.Operation) -> operations.Operation | None:
+    """The form of ``operation`` that torch implements, with the same eps."""
+    if type(operation) is operations.Standardize and operation.eps > 0:
+        return operations.Standardize(operation.eps)
+    if type(operation) is operations.Scale and operation.eps != 0:
+        return operations.Scale(operation.eps)
+    return None
+
+
+def _same_precision(layer: Norm, x: Tensor) -> bool:
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    tensors = [*layer.parameters(recurse=False), *(b for b in layer.buffers(recurse=False) if b.is_floating_point())]
+    return all(t.dtype == x.dtype or (half and t.dtype == torch.float32 and x.is_cuda) for t in tensors)
+
+
+def _affine(layer: Norm) -> tuple[Tensor | None, Tensor | None]:
+    return getattr(layer, "weight", None), getattr(layer, "bias", None)
+
+
+def batch_norm(layer: Norm, x: Tensor) -> Tensor:
+    """``F.batch_norm``, with the layer's running statistics."""
+    part, weight, bias = layer.statistics, *_affine(layer)
+    own = layer.training or not part.track
+    factor = 0.0
+    if own:
+        count = x.numel() // max(x.shape[1], 1)
+        if count < 2:
+            return _too_few(layer, x)
+        if part.track:
+            factor = statistics.running.average_factor(layer, part.momentum)
+    mean, var = (layer.running_mean, layer.running_var) if part.track else (None, None)
+    return F.batch_norm(x, mean, var, weight, bias, own, factor, layer.operation.eps)
+
+
+GROUPS = {
+    "n (g c) ... -> n g": lambda layer: layer.area.sizes["g"],
+    "n c ... -> n": lambda layer: 1,
+    "n c ... -> n c": lambda layer: layer.num_features,
+}
+
+
+def group_norm(layer: Norm, x: Tensor) -> Tensor:
+    """``F.group_norm``, which is also layer normalization (one group) and instance normalization (C groups)."""
+    groups = GROUPS[layer.area.pattern](layer) or x.shape[1]
+    if x[0].numel() // groups < 2:
+        return _too_few(layer, x)
+    return F.group_norm(x, groups, *_affine(layer), layer.operation.eps)
+
+
+def layer_norm(layer: Norm, x: Tensor) -> Tensor:
+    """``F.layer_norm`` over the last axis."""
+    return F.layer_norm(x, x.shape[-1:], *_affine(layer), layer.operation.eps)
+
+
+def rms_norm(layer: Norm, x: Tensor) -> Tensor:
+    """``F.rms_norm`` over the last axis, and the bias that torch does not have."""
+    weight, bias = _affine(layer)
+    y = F.rms_norm(x, x.shape[-1:], weight, layer.operation.eps)
+    return y if bias is None else y + bias
+
+
+def _too_few(layer: Norm, x: Tensor) -> Tensor:
+    from ..entries import Entries
+
+    Entries(layer.arrange(x)).require(layer.area)
+    raise AssertionError("an area of fewer than two values is refused above")

@@ -1,0 +1,15 @@
+"""Checks of constructor arguments that several methods share."""
+
+__all__ = ["axis_of_channels", "require_divisor"]
+
+
+def require_divisor(name: str, value: int, num_features: int) -> None:
+    """Raise ``ValueError`` unless ``value`` groups divide the channels."""
+    if not isinstance(value, int) or value < 1 or num_features % value:
+        divisors = [k for k in range(1, num_features + 1) if num_features % k == 0]
+        raise ValueError(f"{name}={value!r} does not divide num_features={num_features}: choose one of {divisors}")
+
+
+def axis_of_channels(channel_dim: int | None) -> int:
+    """The channel axis, 1 where it was left open."""
+    return 1 if channel_dim is None else channel_dim

@@ -1,0 +1,391 @@
+"""1.2.2 Operations: centering, scaling and whitening in the place of standardizing."""
+
+from __future__ import annotations
+
+from ..area import Area
+from ..norm import Norm
+from ..operations import Center, Scale, ScaleByDeviation, Whiten
+from ..recovery import Affine
+from ..registry import Example, method
+from ..statistics import Running, RunningWhitening
+from .checks import axis_of_channels, require_divisor
+from .partitioning import WHOLE_SAMPLE, refuse_ambiguous
+
+
+@method(
+    title="Root Mean Square Layer Normalization", kind="layer", list_section="1.2.2", cite="zhang2019root", year=2019,
+    arxiv="1910.07467", status="verified against torch and the authors' code", merge="none needed", note=WHOLE_SAMPLE,
+    invariances=("input_scale", "sample_scale"),
+    example=Example(6, {}, (4, 6, 5, 5)),
+)  # fmt: skip
+class RMSNorm(Norm):
+    r"""Divide every sample, or every token, by its root mean square.
+
+    .. math:: y = \gamma\,\frac{x}{\sqrt{E_n[x^2] + \epsilon}}, \qquad E_n \text{ over } (c, h, w)
+
+    with :math:`\gamma` = ``weight``: layer normalization without the mean. Areas are those of
+    :class:`LayerNorm`: a sample's whole ``(C, positions)`` with ``channel_dim=1``, each token's C with
+    ``channel_dim=-1``, which is ``torch.nn.RMSNorm(C)``.
+
+    Args:
+        num_features: number of channels C.
+        eps: :math:`\epsilon`; ``None`` is the machine epsilon of the input's dtype, as in torch.
+        affine: learn ``weight`` (C,).
+        bias: learn a ``bias`` (C,) too.
+        p: estimate from the first ``int(p * C)`` channels only (partial RMSNorm); ``None`` takes all.
+        eps_outside: add eps to the root, as the authors' code does (with eps = 1e-8).
+        channel_dim: 1 or -1; ``None`` is 1, and refuses ``(N, L, C)`` inputs that read either way.
+        fused: ``False`` takes the plain composed path.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: for ``p`` that leaves no channel, or an ambiguous three-dimensional input.
+
+    Source: Zhang & Sennrich, arXiv 1910.07467, equations 4 and 7.
+    """
+
+    def __init__(
+        self, num_features, *, eps=None, affine=True, bias=False, p=None, eps_outside=False, channel_dim=None,
+        fused=True, device=None, dtype=None,
+    ):  # fmt: skip
+        first = None if p is None else int(p * num_features)
+        if first is not None and not 0 < first <= num_features:
+            raise ValueError(f"p={p} keeps {first} of {num_features} channels: choose p with 1 <= p * C <= C")
+        super().__init__(
+            Area("n c ... -> n ..." if channel_dim == -1 else "n c ... -> n"), Scale(eps, eps_outside, first),
+            Affine(num_features, affine, bias=bias), channel_dim=axis_of_channels(channel_dim), fused=fused,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        self.ambiguous = channel_dim is None
+
+    def check(self, x, condition=None):
+        """Refuse what :class:`Norm` refuses, and an input whose channel axis cannot be told."""
+        super().check(x, condition)
+        refuse_ambiguous(self, x)
+
+
+@method(
+    title="Pixelwise Feature Vector Normalization", kind="layer", list_section="1.2.2", cite="karras2018progressive",
+    year=2018, arxiv="1710.10196", status="verified in the authors' code", merge="none needed",
+    invariances=("input_scale", "sample_scale", "position_scale"),
+    example=Example(6, {}, (4, 6, 5, 5)),
+)  # fmt: skip
+class PixelNorm(Norm):
+    r"""Divide the channels at every position by their root mean square.
+
+    .. math:: y = \frac{x}{\sqrt{E_{nhw}[x^2] + \epsilon}}, \qquad E_{nhw} \text{ over } c
+
+    Nothing is learned.
+
+    Args:
+        num_features: number of channels C.
+        eps: :math:`\epsilon`.
+        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
+        fused: ``False`` takes the plain composed path.
+        device: accepted for uniformity; there is nothing to place.
+        dtype: accepted for uniformity.
+
+    Source: Karras et al., arXiv 1710.10196, section 4.2.
+    """
+
+    def __init__(self, num_features, *, eps=1e-8, channel_dim=1, fused=True, device=None, dtype=None):
+        super().__init__(
+            Area("n c ... -> n ..."), Scale(eps), num_features=num_features, channel_dim=channel_dim, fused=fused,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+
+
+@method(
+    title="Mean-only Batch Normalization", kind="layer", list_section="1.2.2", cite="salimans2016weight", year=2016,
+    arxiv="1602.07868", status="verified in the authors' code",
+    invariances=("input_shift", "channel_shift"),
+    example=Example(6, {}, (4, 6, 5, 5)),
+)  # fmt: skip
+class MeanOnlyBatchNorm(Norm):
+    r"""Subtract every channel's mean over the batch, and add a bias.
+
+    .. math:: y = x - \mu_c + \beta, \qquad \mu_c \text{ over } (n, h, w)
+
+    with :math:`\beta` = ``bias``. The scale is left to weight normalization in the layer below.
+
+    Args:
+        num_features: number of channels C.
+        momentum: weight of the new value in the running mean, ``None`` for a cumulative average.
+        affine: learn ``bias`` (C,).
+        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
+        fused: ``False`` takes the plain composed path.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Source: Salimans & Kingma, arXiv 1602.07868, section 4.
+    """
+
+    def __init__(self, num_features, *, momentum=0.1, affine=True, channel_dim=1, fused=True, device=None, dtype=None):
+        super().__init__(
+            Area("n c ... -> c"), Center(), Affine(num_features, affine, gain=False), Running(momentum, mean=0.0),
+            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+        )  # fmt: skip
+
+
+@method(
+    title="L1-norm Batch Normalization", kind="layer", list_section="1.2.2", cite="wu2018l1", year=2018,
+    arxiv="1802.09769", status="verified in authors' code (Hoffer et al.); the unscaled form from the paper's formula",
+    merge="two rounds",
+    invariances=("input_scale", "input_shift", "channel_scale", "channel_shift"),
+    example=Example(6, {}, (4, 6, 5, 5)),
+)  # fmt: skip
+class L1BatchNorm(Norm):
+    r"""Center every channel over the batch and divide by its mean absolute deviation.
+
+    .. math:: y = \gamma\,\frac{x - \mu_c}{s_c + \epsilon} + \beta, \qquad s_c = E_c|x - \mu_c|
+
+    with :math:`\gamma` = ``weight``, :math:`\beta` = ``bias``: no square and no root.
+
+    Args:
+        num_features: number of channels C.
+        eps: :math:`\epsilon`.
+        momentum: weight of the new value in the running averages (``running_mean``, ``running_deviation``).
+        gaussian: multiply s by :math:`\sqrt{\pi/2}`, so that it estimates the standard deviation of a Gaussian.
+        affine: learn ``weight`` and ``bias`` (C,).
+        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
+        fused: ``False`` takes the plain composed path.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Source: Wu et al., arXiv 1802.09769; the Gaussian factor from Hoffer et al., arXiv 1803.01814.
+    """
+
+    def __init__(
+        self, num_features, *, eps=1e-5, momentum=0.1, gaussian=False, affine=True, channel_dim=1, fused=True,
+        device=None, dtype=None,
+    ):  # fmt: skip
+        super().__init__(
+            Area("n c ... -> c"), ScaleByDeviation(eps, gaussian), Affine(num_features, affine),
+            Running(momentum, mean=0.0, deviation=1.0),
+            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+        )  # fmt: skip
+
+
+class BatchWhitening(Norm):
+    """What the batch whitening methods share: groups of channels over batch and positions, and a running average."""
+
+    def __init__(self, num_features, whiten, group_size, momentum, running, affine, channel_dim, fused, device, dtype):
+        if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
+            raise ValueError(f"group_size={group_size!r} counts channels whitened together: choose at least 1")
+        super().__init__(
+            Area("n (g d) ... -> g", d=group_size, features="d"), whiten, Affine(num_features, affine),
+            RunningWhitening(group_size, momentum, running),
+            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+        )  # fmt: skip
+
+
+@method(
+    title="Decorrelated Batch Normalization", kind="layer", list_section="1.2.2", cite="huang2018decorrelated",
+    year=2018, arxiv="1804.08450", status="verified in the authors' code",
+    invariances=("input_scale", "input_shift", "channel_shift"),
+    example=Example(6, {"group_size": 3}, (4, 6, 5, 5)),
+)  # fmt: skip
+class DecorrelatedBatchNorm(BatchWhitening):
+    r"""Whiten groups of channels over the batch, by the symmetric (ZCA) whitening matrix.
+
+    .. math:: y = \gamma\, U \Lambda^{-1/2} U^T (x - \mu) + \beta, \qquad
+        \tfrac1m X_c X_c^T + \epsilon I = U \Lambda U^T
+
+    with :math:`\gamma` = ``weight``, :math:`\beta` = ``bias``, m the number of samples and positions. ZCA is the
+    whitening that moves the data least. Its backward pass is the closed form that never divides by the
+    difference of two eigenvalues.
+
+    Args:
+        num_features: number of channels C.
+        group_size: channels whitened together; the last group may be smaller; ``None``: all.
+        eps: :math:`\epsilon`.
+        momentum: weight of the new value in the running averages.
+        running: ``"whitening"`` averages the whitening matrix, as the paper does, ``"covariance"`` the covariance.
+        affine: learn ``weight`` and ``bias`` (C,).
+        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
+        fused: ``False`` takes the plain composed path.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Source: Huang et al., arXiv 1804.08450, equations 4 to 6 and algorithm 1; averages of the covariance: Huang et
+    al., arXiv 2003.12327.
+    """
+
+    def __init__(
+        self, num_features, *, group_size=16, eps=1e-3, momentum=0.1, running="whitening", affine=True, channel_dim=1,
+        fused=True, device=None, dtype=None,
+    ):  # fmt: skip
+        super().__init__(
+            num_features, Whiten("zca", eps), group_size, momentum, running, affine, channel_dim, fused, device, dtype
+        )
+
+
+@method(
+    title="Batch Whitening by PCA", kind="layer", list_section="1.2.2", cite="huang2018decorrelated", year=2018,
+    arxiv="1804.08450", status="verified in the authors' code, signs of the eigenvectors fixed here",
+    invariances=("input_scale", "input_shift", "channel_shift"),
+    example=Example(6, {"group_size": 3}, (4, 6, 5, 5)),
+)  # fmt: skip
+class PCAWhitening(BatchWhitening):
+    r"""Whiten groups of channels over the batch, in their principal axes.
+
+    .. math:: y = \gamma\, \Lambda^{-1/2} U^T (x - \mu) + \beta, \qquad
+        \tfrac1m X_c X_c^T + \epsilon I = U \Lambda U^T
+
+    with eigenvalues descending and the largest entry of each eigenvector positive. Axes swap from batch to
+    batch when eigenvalues cross, which is why the method hardly trains; averages of the matrix are
+    ill-posed for the same reason, and ``running="covariance"`` is the sounder choice in inference.
+
+    Args:
+        num_features: number of channels C.
+        group_size: channels whitened together; the last group may be smaller; ``None``: all.
+        eps: :math:`\epsilon`.
+        momentum: weight of the new value in the running averages.
+        running: ``"whitening"`` averages the whitening matrix, ``"covariance"`` the covariance.
+        affine: learn ``weight`` and ``bias`` (C,).
+        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
+        fused: ``False`` takes the plain composed path.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Source: Huang et al., arXiv 1804.08450, section 3.2, and arXiv 2003.12327.
+    """
+
+    def __init__(
+        self, num_features, *, group_size=16, eps=1e-3, momentum=0.1, running="whitening", affine=True, channel_dim=1,
+        fused=True, device=None, dtype=None,
+    ):  # fmt: skip
+        super().__init__(
+            num_features, Whiten("pca", eps), group_size, momentum, running, affine, channel_dim, fused, device, dtype
+        )
+
+
+@method(
+    title="Batch Whitening by Cholesky Decomposition", kind="layer", list_section="1.2.2", cite="siarohin2019whitening",
+    year=2019, arxiv="1806.00420", status="verified in the authors' code (Huang et al.)",
+    invariances=("input_scale", "input_shift", "channel_scale", "channel_shift"),
+    example=Example(6, {"group_size": 3}, (4, 6, 5, 5)),
+)  # fmt: skip
+class CholeskyWhitening(BatchWhitening):
+    r"""Whiten groups of channels over the batch, one channel after the other (Gram-Schmidt order).
+
+    .. math:: y = \gamma\, G^{-1} (x - \mu) + \beta, \qquad \tfrac1m X_c X_c^T + \epsilon I = G G^T
+
+    with G lower triangular: the first channel is batch-normalized, each next one loses what the earlier ones
+    predict of it.
+
+    Args:
+        num_features: number of channels C.
+        group_size: channels whitened together; the last group may be smaller; ``None``: all.
+        eps: :math:`\epsilon`.
+        momentum: weight of the new value in the running averages.
+        running: ``"whitening"`` averages the whitening matrix, ``"covariance"`` the covariance.
+        affine: learn ``weight`` and ``bias`` (C,).
+        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
+        fused: ``False`` takes the plain composed path.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Source: Siarohin, Sangineto & Sebe, arXiv 1806.00420, section 3; Huang et al., arXiv 2003.12327.
+    """
+
+    def __init__(
+        self, num_features, *, group_size=16, eps=1e-3, momentum=0.1, running="whitening", affine=True, channel_dim=1,
+        fused=True, device=None, dtype=None,
+    ):  # fmt: skip
+        super().__init__(
+            num_features, Whiten("cholesky", eps), group_size, momentum, running, affine, channel_dim, fused, device,
+            dtype,
+        )  # fmt: skip
+
+
+@method(
+    title="Iterative Normalization", kind="layer", list_section="1.2.2", cite="huang2019iterative", year=2019,
+    arxiv="1904.03441", status="verified in the authors' code",
+    invariances=("input_scale", "input_shift", "channel_shift"),
+    example=Example(6, {"group_size": 3}, (4, 6, 5, 5)),
+)  # fmt: skip
+class IterNorm(BatchWhitening):
+    r"""Whiten groups of channels over the batch, approximately, by a few Newton iterations.
+
+    .. math:: y = \gamma\, \frac{P_T}{\sqrt{\mathrm{tr}\,\Sigma}} (x - \mu) + \beta, \qquad
+        P_k = \tfrac12 \big(3 P_{k-1} - P_{k-1}^3 \Sigma / \mathrm{tr}\,\Sigma\big), \quad P_0 = I
+
+    with :math:`\Sigma = \frac1m X_c X_c^T + \epsilon I` and T = ``num_iterations``. The iterates are computed by the
+    coupled Newton-Schulz form, which gives the same numbers and stays stable for any T; T to infinity is
+    :class:`DecorrelatedBatchNorm`.
+
+    Args:
+        num_features: number of channels C.
+        group_size: channels whitened together; the last group may be smaller; ``None``: all.
+        num_iterations: T; 0 only centers and divides by one common scale.
+        eps: :math:`\epsilon`.
+        momentum: weight of the new value in the running averages.
+        running: ``"whitening"`` averages the whitening matrix, as the paper does, ``"covariance"`` the covariance.
+        affine: learn ``weight`` and ``bias`` (C,).
+        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
+        fused: ``False`` takes the plain composed path.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
+
+    Source: Huang et al., arXiv 1904.03441, equations 4 to 6 and algorithm 1.
+    """
+
+    def __init__(
+        self, num_features, *, group_size=None, num_iterations=5, eps=1e-5, momentum=0.1, running="whitening",
+        affine=True, channel_dim=1, fused=True, device=None, dtype=None,
+    ):  # fmt: skip
+        super().__init__(
+            num_features, Whiten("newton", eps, num_iterations), group_size, momentum, running, affine, channel_dim,
+            fused, device, dtype,
+        )  # fmt: skip
+
+
+@method(
+    title="Group Whitening", kind="layer", list_section="1.2.2", cite="huang2021group", year=2021, arxiv="2009.13333",
+    status="verified in the authors' code", merge="none needed",
+    invariances=("input_scale", "input_shift", "sample_scale", "sample_shift"),
+    example=Example(6, {"num_groups": 3}, (4, 6, 5, 5)),
+)  # fmt: skip
+class GroupWhitening(Norm):
+    r"""Whiten the groups of channels of one sample against one another.
+
+    .. math:: y = \gamma\, W_n (x - \mu_{ng}) + \beta, \qquad W_n \Sigma_n W_n^T \approx I, \quad
+        \Sigma_n = \tfrac1m X_n X_n^T
+
+    where :math:`X_n` holds the ``num_groups`` groups of a sample as rows and their m channels and positions as
+    columns: the groups are the features, so that no batch is needed. One group is layer normalization.
+
+    Args:
+        num_features: number of channels C.
+        num_groups: number of groups g, a divisor of C; ``None``: 32, or C where there are fewer.
+        whitening: ``"newton"`` by iterations, or ``"zca"`` by an eigendecomposition.
+        num_iterations: Newton iterations.
+        eps: added to the diagonal of :math:`\Sigma_n`; ``None``: 0 for ``"newton"`` and 1e-5 for ``"zca"``, as in the
+            authors' code.
+        affine: learn ``weight`` and ``bias`` (C,).
+        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
+        fused: ``False`` takes the plain composed path.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: if ``num_groups`` does not divide C, or for another ``whitening``.
+
+    Source: Huang et al., arXiv 2009.13333, section 3.
+    """
+
+    def __init__(
+        self, num_features, *, num_groups=None, whitening="newton", num_iterations=5, eps=None, affine=True,
+        channel_dim=1, fused=True, device=None, dtype=None,
+    ):  # fmt: skip
+        num_groups = min(32, num_features) if num_groups is None else num_groups
+        require_divisor("num_groups", num_groups, num_features)
+        if whitening not in ("newton", "zca"):
+            raise ValueError(f"whitening={whitening!r} is not known: choose 'newton' or 'zca'")
+        eps = {"newton": 0.0, "zca": 1e-5}[whitening] if eps is None else eps
+        super().__init__(
+            Area("n (g c) ... -> n", g=num_groups, features="g"), Whiten(whitening, eps, num_iterations),
+            Affine(num_features, affine), channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+        )  # fmt: skip

@@ -1,0 +1,24 @@
+"""Decorrelating: rotate into the principal axes, and leave the variances as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .whitening import Whiten, principal_axes
+
+
+@dataclass(repr=False)
+class Decorrelate(Whiten):
+    r"""Subtract the mean and rotate into the eigenvectors of the covariance: :math:`\hat X = U^T (X - \mu)`.
+
+    The covariance becomes diagonal, :math:`\Lambda` with descending entries; its spectrum does not change.
+    """
+
+    kind: str = "pca"
+    eps: float = 0.0
+
+    def __repr__(self):
+        return "Decorrelate()"
+
+    def _matrix(self, cov):
+        return principal_axes(cov)[1].mT

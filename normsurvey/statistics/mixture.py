@@ -1,0 +1,76 @@
+"""Convex combinations of the statistics of several areas (Switchable Normalization)."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import Parameter
+
+from ..area import Area
+from ..entries import Entries, Moments
+from .current import Statistics
+from .running import average_factor, register_buffers
+
+INSTANCE = Area("n c ... -> n c")
+
+
+class Mixture(Statistics):
+    r"""Learned convex combinations: :math:`\mu = \sum_k w_k \mu_k` and :math:`\sigma^2 = \sum_k w'_k \sigma^2_k`.
+
+    The weights are softmaxes of ``mean_weight`` and ``var_weight``, one entry per area. An area that shares
+    statistics across samples uses running averages in inference.
+
+    Args:
+        *areas: the areas that are mixed, e.g. instance, layer and batch.
+        momentum: weight of the new value in the running averages.
+        correction: subtracted from the number of positions in the instance variances, from which the larger
+            areas are pooled; without positions, from the number of values of each area.
+        initial_var: where the running variance starts.
+    """
+
+    def __init__(self, *areas: Area, momentum: float | None = 0.1, correction: int = 0, initial_var: float = 1.0):
+        self.areas, self.momentum, self.correction, self.initial_var = areas, momentum, correction, initial_var
+
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(map(repr, self.areas))}, momentum={self.momentum})"
+
+    def register(self, layer, **factory):
+        """Parameters ``mean_weight``, ``var_weight`` (areas,), and running averages if an area uses the batch."""
+        for name in ("mean_weight", "var_weight"):
+            layer.register_parameter(name, Parameter(torch.ones(len(self.areas), **factory)))
+        if any(area.uses_batch for area in self.areas):
+            register_buffers(layer, factory, mean=0.0, var=self.initial_var)
+
+    def solve(self, layer, entries):
+        """Estimate every area, mix with softmax weights."""
+        # without positions an instance is a single value: only the other areas are left to mix
+        usable = [k for k, area in enumerate(self.areas) if area.count(entries.shape) > 1 or area.uses_batch]
+        weights = {"mean": layer.mean_weight[usable].softmax(0), "var": layer.var_weight[usable].softmax(0)}
+        source = self._corrected(layer, entries)
+        parts = [self._statistics(layer, self.areas[k], entries, source) for k in usable]
+        mixed = {name: sum(w * part[name] for w, part in zip(weights[name], parts, strict=True)) for name in weights}
+        return layer.operation.solve(mixed, entries.shape[1])
+
+    def _corrected(self, layer, entries: Entries) -> Entries:
+        """Where a correction is asked for: instance moments with it, from which the larger areas are pooled."""
+        positions = entries.shape[2]
+        if not self.correction or positions == 1:
+            return entries
+        estimate = layer.operation.estimate(INSTANCE, entries)
+        mean, var = (INSTANCE.spread(estimate[k], entries.shape) for k in ("mean", "var"))
+        return Moments(mean, var * (positions / (positions - self.correction)))
+
+    def _statistics(self, layer, area, entries, source):
+        if area.uses_batch and not layer.training:
+            return {"mean": layer.running_mean.view(1, -1, 1), "var": layer.running_var.view(1, -1, 1)}
+        count = entries.require(area)
+        estimate = layer.operation.estimate(area, source)
+        if self.correction and entries.shape[2] == 1:
+            estimate["var"] = estimate["var"] * (count / (count - self.correction))
+        estimate = layer.operation.spread(area, estimate, entries.shape)
+        if area.uses_batch:
+            with torch.no_grad():
+                factor = average_factor(layer, self.momentum)
+                for name, value in estimate.items():
+                    buffer = getattr(layer, f"running_{name}")
+                    buffer.lerp_(value.flatten().to(buffer.dtype), factor)
+        return estimate

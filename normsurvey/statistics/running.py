@@ -1,0 +1,125 @@
+"""The batch's statistics in training, their running averages in inference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .current import Statistics
+
+
+def average_factor(layer, momentum: float | None) -> float:
+    """Count one more batch and give the weight of its statistics: momentum, or 1 / batches for ``None``."""
+    layer.num_batches_tracked.add_(1)
+    return 1.0 / float(layer.num_batches_tracked) if momentum is None else momentum
+
+
+def register_buffers(layer, factory, **initial: Tensor | float) -> None:
+    """Register ``running_<name>`` buffers, filled from a tensor or per channel with a number, and the batch count."""
+    for name, value in initial.items():
+        if not isinstance(value, Tensor):
+            value = torch.full((layer.num_features,), float(value))
+        layer.register_buffer(f"running_{name}", value.to(**{"dtype": torch.get_default_dtype()} | factory))
+    device = factory.get("device")
+    layer.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long, device=device))
+
+
+class Running(Statistics):
+    """Batch statistics in training, exponential averages of them per channel in inference.
+
+    Args:
+        momentum: weight of the new value; ``None`` averages all batches equally.
+        track: with ``False`` no buffers exist, and the input's own statistics are used in inference too.
+        correction: subtracted from the number of values in the running variance, 1 as in torch.
+        **initial: statistic -> where its running average starts, e.g. ``mean=0.0, var=1.0``.
+
+    Several areas of one channel are averaged (instances), or, where a pattern cuts the batch into ghosts
+    ``(b n)``, averaged one after the other.
+    """
+
+    def __init__(self, momentum: float | None = 0.1, *, track: bool = True, correction: int = 1, **initial: float):
+        self.momentum, self.track, self.correction, self.initial = momentum, track, correction, initial
+
+    def __repr__(self):
+        start = "".join(f", {k}={v}" for k, v in self.initial.items())
+        flags = ("" if self.track else ", track=False") + ("" if self.correction == 1 else ", correction=0")
+        return f"{type(self).__name__}({self.momentum}{flags}{start})"
+
+    def register(self, layer, **factory):
+        """Buffers ``running_*`` of shape (C,) and ``num_batches_tracked``."""
+        if self.track:
+            register_buffers(layer, factory, **self.initial)
+
+    def solve(self, layer, entries):
+        """Training: estimate and update. Inference: the running averages."""
+        operation = layer.operation
+        if layer.training or not self.track:
+            count = entries.require(layer.area)
+            estimate = operation.estimate(layer.area, entries)
+            if layer.training and self.track:
+                self.update(layer, estimate, count)
+            statistics = operation.spread(layer.area, estimate, entries.shape)
+        else:
+            statistics = {k: getattr(layer, f"running_{k}").view(1, -1, 1) for k in self.initial}
+        return operation.solve(statistics, entries.shape[1])
+
+    @torch.no_grad()
+    def update(self, layer, estimate: dict[str, Tensor], count: int) -> None:
+        """Move the running averages towards ``estimate``, one ghost batch after the other."""
+        first = next(iter(estimate.values()))
+        for k in range(first.shape[0] if "b" in layer.area.kept else 1):
+            factor = average_factor(layer, self.momentum)
+            for name, value in estimate.items():
+                value = value[k] if "b" in layer.area.kept else value
+                value = value.reshape(-1, layer.num_features).mean(0)
+                if name == "var":
+                    value = value * (count / (count - self.correction))
+                buffer = getattr(layer, f"running_{name}")
+                buffer.lerp_(value.to(buffer.dtype), factor)
+
+
+class RunningWhitening(Statistics):
+    """Batch whitening in training; in inference an averaged whitening matrix, or one of an averaged covariance.
+
+    Args:
+        group_size: channels whitened together, ``None`` for all; the last group may be smaller.
+        momentum: weight of the new value; ``None`` averages all batches equally.
+        average: ``"whitening"`` keeps ``running_whitening``, as the methods' papers do; ``"covariance"`` keeps
+            ``running_cov`` and whitens it when needed (Huang et al., arXiv 2003.12327).
+
+    Raises:
+        ValueError: for another ``average``.
+    """
+
+    def __init__(self, group_size: int | None, momentum: float | None = 0.1, average: str = "whitening"):
+        if average not in ("whitening", "covariance"):
+            raise ValueError(f"average={average!r} is not known: choose 'whitening' or 'covariance'")
+        self.group_size, self.momentum, self.average = group_size, momentum, average
+
+    def register(self, layer, **factory):
+        """Buffers ``running_mean`` (C,), ``running_whitening`` or ``running_cov`` (groups, d, d), the batch count."""
+        d = min(self.group_size or layer.num_features, layer.num_features)
+        eye = torch.eye(d).repeat(-(-layer.num_features // d), 1, 1)
+        tail = layer.num_features % d
+        if tail:
+            eye[-1, tail:, tail:] = 0
+        name = "whitening" if self.average == "whitening" else "cov"
+        register_buffers(layer, factory, mean=0.0, **{name: eye})
+
+    def solve(self, layer, entries):
+        """Training: whiten by the batch and update. Inference: the averages."""
+        operation = layer.operation
+        if not layer.training:
+            mean = layer.running_mean.view(1, -1, 1)
+            if self.average == "whitening":
+                return mean, layer.running_whitening
+            return operation.solve({"mean": mean, "cov": layer.running_cov}, entries.shape[1])
+        entries.require(layer.area)
+        estimate = operation.estimate(layer.area, entries)
+        location, matrix = operation.solve(operation.spread(layer.area, estimate, entries.shape), entries.shape[1])
+        with torch.no_grad():
+            factor = average_factor(layer, self.momentum)
+            layer.running_mean.lerp_(location.flatten().to(layer.running_mean.dtype), factor)
+            buffer = layer.running_whitening if self.average == "whitening" else layer.running_cov
+            buffer.lerp_((matrix if self.average == "whitening" else estimate["cov"]).to(buffer.dtype), factor)
+        return location, matrix
