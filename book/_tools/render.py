@@ -1,5 +1,6 @@
 """Renders the assembled book with every warning an error, and leaves out what its pages never load."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,10 @@ def render():
     """Builds _build/html; returns whether it worked. After a failure there is no page at all."""
     out = BUILD / "render"
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(SOURCE), "--path-output", str(out)]
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", SOURCE, "--path-output", out]
     command += ["--all", "-W", "-n", "--keep-going", "-q"]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    plain = os.environ | {"NO_COLOR": "1"}
+    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=plain)
     (BUILD / "render.log").write_text(finished.stdout)
     if finished.returncode != 0:
         print(finished.stdout)
