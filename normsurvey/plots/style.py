@@ -73,7 +73,7 @@ def color(role: str) -> str:
 
 
 def line(role: str, marker: bool = False) -> dict:
-    """Keywords for ``ax.plot``: the colour of a role, and a dash pattern (and marker) that tells it apart without colour.
+    """Keywords for ``ax.plot``: a role's colour, and a dash pattern (and marker) that tell it apart without colour.
 
     >>> line("BatchNorm")["color"]
     '#0072b2'
