@@ -62,9 +62,7 @@ def parametrize(layer: nn.Module, id: str, tensor_name: str = "weight", **option
         options.setdefault("dim", 1)
     parametrization = cls(weight, **options)
     check_stacking(layer, tensor_name, parametrization)
-    torch_parametrize.register_parametrization(
-        layer, tensor_name, parametrization, unsafe=not cls.check_registration
-    )
+    torch_parametrize.register_parametrization(layer, tensor_name, parametrization, unsafe=not cls.check_registration)
     parametrization.prepare(layer, tensor_name)
     return layer
 
@@ -73,14 +71,10 @@ def weight_method(id: str) -> type[WeightMethod]:
     """The class of a weight method; other ids raise, naming the right call or the near ids."""
     record = METHODS.get(id)
     if record is None:
-        raise ValueError(
-            f"id={id!r} is unknown: {near(id, [m.id for m in METHODS.values() if m.kind == 'weight'])}"
-        )
+        raise ValueError(f"id={id!r} is unknown: {near(id, [m.id for m in METHODS.values() if m.kind == 'weight'])}")
     if record.kind == "weight":
         return record.cls
-    call = {"gradient": f"ns.gradients.{id}(params, lr=...)"}.get(
-        record.kind, f'ns.create("{id}", num_features)'
-    )
+    call = {"gradient": f"ns.gradients.{id}(params, lr=...)"}.get(record.kind, f'ns.create("{id}", num_features)')
     raise ValueError(f"id={id!r} is a {record.kind}, not a weight method: use {call}")
 
 

@@ -1,5 +1,7 @@
 """Weights made orthogonal by Newton's iteration."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +40,9 @@ class OrthogonalizationByNewtonIteration(WeightMethod):
     :math:`Z_c` is the raw weight ``(n, d)`` minus the mean of each row, :math:`T` is `num_iterations`,
     :math:`s` is `scale`, :math:`\epsilon` is `eps`. For :math:`T \to \infty` the rows become orthonormal.
     Where :math:`n > d` the columns are orthogonalized instead, with :math:`S = Z_c^\top Z_c + \epsilon I`.
-    The iterates are computed in the coupled form, which is the same recursion in exact arithmetic and does
-    not blow up for large :math:`T`.
+    The iterates are computed on the weight itself, :math:`W_{t+1} = \tfrac32 W_t - \tfrac12 W_t W_t^\top
+    W_t`: the same recursion in exact arithmetic, which does not blow up for large :math:`T` as the one in
+    :math:`B` does.
 
     Args:
         weight: the weight to start from.
@@ -83,9 +86,7 @@ class OrthogonalizationByNewtonIteration(WeightMethod):
         check_number("eps", eps)
         check_number("num_groups", num_groups, least=1)
         if rows % num_groups:
-            raise ValueError(
-                f"num_groups={num_groups} does not divide the {rows} rows of the weight; pass a divisor"
-            )
+            raise ValueError(f"num_groups={num_groups} does not divide the {rows} rows of the weight; pass a divisor")
         check_choice("bounding", bounding, ("compact", "basic", "released"))
         check_choice("side", side, ("rows", "columns", None))
         self.num_iterations, self.num_groups, self.eps = num_iterations, num_groups, eps
@@ -106,13 +107,22 @@ class OrthogonalizationByNewtonIteration(WeightMethod):
         """``(groups, n, d) -> (groups, n, d)`` with rows (or columns) near orthonormal."""
         if self.center:
             z = z - z.mean(-1, keepdim=True)
-        columns = self.side == "columns" or (self.side is None and z.shape[0] * z.shape[1] > z.shape[2])
-        gram = z.mT @ z if columns else z @ z.mT
-        gram = gram + self.eps * torch.eye(gram.shape[-1], dtype=z.dtype, device=z.device)
-        bound = self.spectral_bound(gram)
-        divided = gram if columns and self.bounding == "released" else gram / bound
-        root = inverse_square_root(divided, self.num_iterations)
-        return (z @ root if columns else root @ z) / bound.sqrt()
+        n, d = z.shape[1:]
+        if self.side == "columns" or (self.side is None and self.num_groups * n > d):
+            divide_last = self.bounding == "released"
+            return self.orthogonal_rows(z.mT, divide_last).mT
+        return self.orthogonal_rows(z, divide_last=False)
+
+    def orthogonal_rows(self, z: Tensor, divide_last: bool) -> Tensor:
+        """Newton's iteration on the rows of z, whose Gram matrix gets `eps` from columns that are dropped again."""
+        eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
+        w = torch.cat([z, math.sqrt(self.eps) * eye], dim=2)  # (groups, n, d + n)
+        root = self.spectral_bound(w @ w.mT).sqrt()
+        w = w if divide_last else w / root
+        for _ in range(self.num_iterations):
+            w = 1.5 * w - 0.5 * (w @ w.mT) @ w
+        w = w / root if divide_last else w
+        return w[..., : z.shape[2]]
 
     def spectral_bound(self, gram: Tensor) -> Tensor:
         """An upper bound of the largest eigenvalue, (groups, 1, 1)."""
@@ -131,17 +141,3 @@ class OrthogonalizationByNewtonIteration(WeightMethod):
             f"scale={self.start}, learn_scale={self.scale is not None}, dim={self.dim}, "
             f"center={self.center}, bounding={self.bounding!r}, side={self.side!r}"
         )
-
-
-def inverse_square_root(s: Tensor, steps: int) -> Tensor:
-    """Newton's iterate for ``s ** -1/2`` after `steps` steps; `s` (groups, n, n) has a norm of at most 1.
-
-    Coupled form: y -> s^1/2 and z -> s^-1/2 with r = (3 I - z y) / 2, y <- y r, z <- r z. The plain recursion
-    z <- 1.5 z - 0.5 z^3 s has the same iterates, but multiplies rounding errors by the condition number.
-    """
-    eye = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
-    y, z = s, eye.expand_as(s)
-    for _ in range(steps):
-        r = 1.5 * eye - 0.5 * (z @ y)
-        y, z = y @ r, r @ z
-    return z

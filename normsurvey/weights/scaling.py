@@ -73,9 +73,7 @@ class WeightNorm(WeightMethod):
     def prepare(self, layer: nn.Module, tensor_name: str) -> None:
         """Let the layer load the keys ``weight_g``, ``weight_v`` of torch's older ``weight_norm`` too."""
         if self.learn_scale:
-            layer.register_load_state_dict_pre_hook(
-                functools.partial(rename_older_keys, tensor_name=tensor_name)
-            )
+            layer.register_load_state_dict_pre_hook(functools.partial(rename_older_keys, tensor_name=tensor_name))
 
     def norm(self, v: Tensor) -> Tensor:
         """L2 norm over all axes but `dim`, kept as axes of size 1 (a 0-d tensor for ``dim=None``)."""
@@ -103,9 +101,7 @@ class WeightNorm(WeightMethod):
         return f"dim={self.dim}, eps={self.eps}, scale={self.start}, learn_scale={self.learn_scale}"
 
 
-def rename_older_keys(
-    layer: nn.Module, state_dict: dict, prefix: str, *rest: object, tensor_name: str
-) -> None:
+def rename_older_keys(layer: nn.Module, state_dict: dict, prefix: str, *rest: object, tensor_name: str) -> None:
     """Rename ``weight_g``, ``weight_v`` of a checkpoint to the keys of a parametrization, in place."""
     for old, new in (("g", "original0"), ("v", "original1")):
         if f"{prefix}{tensor_name}_{old}" in state_dict:

@@ -17,7 +17,7 @@ from normsurvey.weights.base import (
     title="Weight Standardization",
     kind="weight",
     list_section="1.3",
-    cite="qiao2019weight",
+    cite="qiao2019micro",
     year=2019,
     arxiv="1903.10520",
     status="verified",
