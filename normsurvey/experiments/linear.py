@@ -17,11 +17,11 @@ from ..operations import Center, Decorrelate, Scale, Standardize, Whiten
 #: What can be done to the inputs: the five operations of the survey, beside doing nothing.
 OPERATIONS = {
     "raw": None,
-    "centred": Center(),
-    "scaled": Scale(eps=0.0),
-    "standardized": Standardize(eps=0.0),
-    "decorrelated": Decorrelate(),
-    "whitened": Whiten("zca", eps=0.0),
+    "center": Center(),
+    "scale": Scale(eps=0.0),
+    "standardize": Standardize(eps=0.0),
+    "decorrelate": Decorrelate(),
+    "whiten": Whiten("zca", eps=0.0),
 }
 FEATURES = Area("n c ... -> c")
 WHITENED_TOGETHER = Area("n c ... ->", features="c")
@@ -140,16 +140,19 @@ def transformed(problem, operation):
     return LeastSquares(apply(operation, problem.inputs), problem.targets)
 
 
-def condition_ratios(operation, seed, problems=100):
-    r""":math:`\kappa` after the operation over :math:`\kappa` before, for random inputs, ``(problems,)``."""
+def condition_ratios(operation, seed, problems=100, bias=False):
+    r""":math:`\kappa` after the operation over :math:`\kappa` before, for random inputs, ``(problems,)``.
+
+    With ``bias`` the model has one, that is, a feature that is always 1.
+    """
     ratios = []
     for k in range(problems):
         inputs, _ = random_inputs(problems * seed + k)
-        before, after = (
-            LeastSquares(inputs, inputs[:, 0]),
-            LeastSquares(apply(operation, inputs), inputs[:, 0]),
-        )
-        ratios.append(after.condition_number / before.condition_number)
+        pair = inputs, apply(operation, inputs)
+        if bias:
+            pair = [torch.cat([x, torch.ones_like(x[:, :1])], dim=1) for x in pair]
+        before, after = (LeastSquares(x, inputs[:, 0]).condition_number for x in pair)
+        ratios.append(after / before)
     return torch.tensor(ratios, dtype=torch.float64)
 
 
