@@ -1,0 +1,65 @@
+"""What the definitions share: sums, running averages, the layout of a tensor, gain and bias."""
+
+import torch
+from torch import Tensor
+
+from .. import reference
+
+
+def mean(values: Tensor) -> Tensor:
+    """Average of all values of one area."""
+    return values.sum() / values.numel()
+
+
+def variance(values: Tensor, correction: int = 0) -> Tensor:
+    """Mean squared distance from the mean, divided by the number of values less ``correction``."""
+    return ((values - mean(values)) ** 2).sum() / (values.numel() - correction)
+
+
+def standardized(values: Tensor, o: dict, correction: int = 0) -> Tensor:
+    """One area with its mean taken off, over the root of variance + eps."""
+    var = variance(values, o.get("correction", correction))
+    root = var**0.5 + o["eps"] if o.get("eps_outside") else (var + o["eps"]) ** 0.5
+    return (values - mean(values)) / root
+
+
+def moved(p: dict, o: dict, **new: list[Tensor] | Tensor) -> dict:
+    """Running averages after one more batch with the statistics ``new``; momentum None weighs all batches equally."""
+    batches = int(p["num_batches_tracked"]) + 1
+    a = 1 / batches if o["momentum"] is None else o["momentum"]
+    buffers = {"num_batches_tracked": torch.tensor(batches)}
+    for name, value in new.items():
+        value = (value if isinstance(value, Tensor) else torch.stack(value)).detach()
+        buffers[f"running_{name}"] = (1 - a) * p[f"running_{name}"] + a * value
+    return buffers
+
+
+def affine(y: Tensor, p: dict) -> Tensor:
+    """Channel c (N, S) of y (N, C, S) times weight[c], plus bias[c]; what a layer does not have is 1 or 0."""
+    out = []
+    for c in range(y.shape[1]):
+        gain, bias = p.get("weight", torch.ones(y.shape[1])), p.get("bias", torch.zeros(y.shape[1]))
+        out.append(gain[c] * y[:, c] + bias[c])
+    return torch.stack(out, 1)
+
+
+def channels_second(x: Tensor, o: dict) -> Tensor:
+    """The tensor as (N, C, S): batch, channels, all positions."""
+    x = x.movedim(-1, 1) if o.get("channel_dim") == -1 else x
+    return x.reshape(x.shape[0], x.shape[1], -1)
+
+
+def definition(method_id: str):
+    """Register a function of (N, C, S) as the definition of a method, for inputs of any layout."""
+
+    def register(function):
+        @reference(method_id)
+        def on_any_layout(x, p, o, training, condition=None):
+            y, buffers = function(channels_second(x, o), p, o, training, condition)
+            if o.get("channel_dim") == -1:
+                return y.reshape(x.movedim(-1, 1).shape).movedim(1, -1), buffers
+            return y.reshape(x.shape), buffers
+
+        return function
+
+    return register
