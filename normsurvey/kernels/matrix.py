@@ -11,13 +11,53 @@ from .guards import transforms_active
 __all__ = ["covariance", "inverse_sqrt", "mix", "newton_inverse_sqrt"]
 
 
+class _Gram(torch.autograd.Function):
+    """``sum_n x_n x_n^T`` of ``x`` (N, groups, d, S); the backward pass needs one product instead of two."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x @ x.mT).sum(0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return _product(grad + grad.mT, x)
+
+
+class _Mix(torch.autograd.Function):
+    """``matrix @ x + bias`` for ``x`` (N, groups, d, S), one matrix (groups, d, d) and bias (groups, d, 1) for all."""
+
+    @staticmethod
+    def forward(ctx, x, matrix, bias):
+        ctx.save_for_backward(x, matrix)
+        return _product(matrix, x, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, matrix = ctx.saved_tensors
+        grad = grad.contiguous()
+        wanted = ctx.needs_input_grad
+        return (
+            _product(matrix.mT, grad) if wanted[0] else None,
+            (grad @ x.mT).sum(0) if wanted[1] else None,
+            grad.sum((0, 3))[..., None] if wanted[2] else None,
+        )
+
+
+def _product(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``matrix @ x + bias`` as one batched product over samples and groups."""
+    n, groups, d, s = x.shape
+    a, b = matrix.expand(n, groups, d, d).reshape(-1, d, d), x.reshape(-1, d, s)
+    if bias is None:
+        return torch.bmm(a, b).view(n, groups, d, s)
+    return torch.baddbmm(bias.expand(n, groups, d, 1).reshape(-1, d, 1), a, b).view(n, groups, d, s)
+
+
 def covariance(area: Area, centred: Tensor, weight: Tensor | None = None, fused: bool = True) -> Tensor:
     """Covariances ``(areas, d, d)`` of a centred tensor (N, C, S), divided by the number (or weight) of samples."""
     if weight is None and fused and _groups_of_channels(area, centred):
-        n, c, s = centred.shape
-        d = area.shape(centred.shape)[2]
-        parts = centred.reshape(n, c // d, d, s)
-        return (parts @ parts.mT).sum(0) / (n * s)
+        return _Gram.apply(_grouped(area, centred)) / (centred.shape[0] * centred.shape[2])
     x = area.matrices(centred)
     if weight is None:
         return x @ x.mT / x.shape[2]
@@ -25,12 +65,33 @@ def covariance(area: Area, centred: Tensor, weight: Tensor | None = None, fused:
     return (x * w) @ x.mT / w.sum(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def mix(area: Area, centred: Tensor, matrix: Tensor, fused: bool = True) -> Tensor:
-    """Multiply the features of each area of a centred tensor (N, C, S) by its matrix ``(areas, d, d)``."""
-    if fused and _groups_of_channels(area, centred):
-        n, c, s = centred.shape
-        return (matrix @ centred.reshape(n, *matrix.shape[:2], s)).reshape(n, c, s)
-    return area.unmatrices(matrix @ area.matrices(centred), centred.shape)
+def mix(
+    area: Area, centred: Tensor, matrix: Tensor, gain: Tensor | None, bias: Tensor | None, fused: bool = True
+) -> Tensor:
+    """``gain * matrix @ x + bias`` for the features of each area of a centred tensor ``x`` (N, C, S).
+
+    Args:
+        area: names the features.
+        centred: the tensor.
+        matrix: one matrix per area, ``(areas, d, d)``.
+        gain: broadcasts against the tensor; ``None`` is 1.
+        bias: broadcasts against the tensor; ``None`` is 0.
+        fused: fold a gain and a bias per channel into the product where areas are groups of channels.
+    """
+    shared = all(t is None or t.shape == (1, centred.shape[1], 1) for t in (gain, bias))
+    if fused and shared and _groups_of_channels(area, centred):
+        rows = (*matrix.shape[:2], 1)
+        matrix = matrix if gain is None else matrix * gain.reshape(rows)
+        shift = matrix.new_zeros(rows) if bias is None else bias.reshape(rows)
+        return _Mix.apply(_grouped(area, centred), matrix, shift.to(matrix.dtype)).reshape(centred.shape)
+    y = area.unmatrices(matrix @ area.matrices(centred), centred.shape)
+    y = y if gain is None else y * gain
+    return y if bias is None else y + bias
+
+
+def _grouped(area: Area, x: Tensor) -> Tensor:
+    """(N, C, S) seen as (N, groups, d, S)."""
+    return x.reshape(x.shape[0], *area.shape(x.shape)[1:3], x.shape[2])
 
 
 def _groups_of_channels(area: Area, x: Tensor) -> bool:

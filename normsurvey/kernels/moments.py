@@ -22,9 +22,11 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_mean, grad_var):
         x, mean = ctx.saved_tensors
-        # plain differentiable operations, hence right second derivatives
         slope = grad_var * (2 / x.shape[2])
-        return torch.addcmul(grad_mean / x.shape[2] - mean * slope, x, slope)
+        shift = grad_mean / x.shape[2] - mean * slope
+        if torch.is_grad_enabled():  # create_graph=True: operations that can be differentiated again
+            return x * slope + shift
+        return _scale_shift(x.contiguous(), slope, shift)
 
 
 class _Affine(torch.autograd.Function):

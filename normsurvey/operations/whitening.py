@@ -87,9 +87,7 @@ class Whiten(Operation):
 
     def apply(self, area, entries, location, factor, gain, bias):
         """``gain * W (x - location) + bias``; the mean leaves first, since ``W x + b`` loses digits at large means."""
-        y = kernels.mix(area, entries.x - location, factor, entries.fused)
-        y = y if gain is None else y * gain
-        return y if bias is None else y + bias
+        return kernels.mix(area, entries.x - location, factor, gain, bias, entries.fused)
 
 
 def principal_axes(cov: Tensor) -> tuple[Tensor, Tensor]:
