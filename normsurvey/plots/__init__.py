@@ -1,5 +1,5 @@
 """One look for every figure of the book: the style, and pictures of what a method normalizes."""
 
-from . import style
+from . import areas, style
 
-__all__ = ["style"]
+__all__ = ["areas", "style"]
