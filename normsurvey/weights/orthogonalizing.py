@@ -64,6 +64,7 @@ class OrthogonalizationByNewtonIteration(WeightMethod):
     Source: Huang et al., CVPR 2020, algorithm 1 and equations 5-7.
     """
 
+    area = "Area('o i ... ->', features='o')"
     operation = "Whiten by Newton's iteration"
 
     def __init__(
