@@ -23,9 +23,10 @@ class Spectrum:
     """Ritz pairs of one Lanczos run of m steps, largest first.
 
     Attributes:
-        values: (m,) Ritz values. residuals: (m,) norms of H v - value v; an eigenvalue lies within that
-        distance. weights: (m,) quadrature weights, summing to 1. vectors: (D, m) orthonormal Ritz
-        vectors.
+        values: (m,) Ritz values.
+        residuals: (m,) norms of H v - value v; an eigenvalue lies within that distance.
+        weights: (m,) quadrature weights, summing to 1.
+        vectors: (D, m) orthonormal Ritz vectors.
     """
 
     values: Tensor
