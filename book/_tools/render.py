@@ -1,6 +1,7 @@
 """Renders the assembled book with every warning an error, and leaves out what its pages never load."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,11 @@ from pathlib import Path
 
 from project import BUILD, HTML, SOURCE
 
+# Jupyter Book puts its live-code extension into every page, twice, though it is switched off.
+LIVE_CODE = re.compile(r"\s*<(link|script)\b[^>]*sphinx-thebe[^>]*>(</script>)?|\s*<script>const THEBE_.*?</script>")
+
 # Theme and extensions bring more than the pages load: source maps, live code, other renderers of MathJax.
-UNUSED = ("**/*.map", "_static/sphinx-thebe.*", "_static/webpack-macros.html")
+UNUSED = ("**/*.map", "**/*.ttf", "_static/locales", "_static/sphinx-thebe.*", "_static/webpack-macros.html")
 MATHJAX_USED = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
 
 
@@ -31,7 +35,9 @@ def render():
 
 
 def trim(html):
-    """Removes the files that no page asks for."""
+    """Removes what no page needs."""
+    for page in html.rglob("*.html"):
+        page.write_text(LIVE_CODE.sub("", page.read_text()))
     mathjax = html / "_static" / "mathjax"
     for pattern in UNUSED:
         for path in html.glob(pattern):
