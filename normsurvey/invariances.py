@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .registry import INVARIANCES, Method
+from .weights import parametrize
 
 __all__ = ["deviation", "measure", "transformations"]
 
@@ -55,16 +56,24 @@ def measure(record: Method, eps: float | None = 0.0, seed: int = 0) -> dict[str,
         return {}
     generator = torch.Generator().manual_seed(seed)
     x = 0.4 + torch.randn(record.example.shape, generator=generator, dtype=torch.float64)
-    apply = _apply(record, {} if eps is None or "eps" not in record.signature.parameters else {"eps": eps}, generator)
+    options = {} if eps is None or "eps" not in record.signature.parameters else {"eps": eps}
+    apply = _of_raw_weight(record, options, x) if record.kind == "weight" else _of_input(record, options, generator)
     reference = apply(x)
     changes = transformations(record.kind, tuple(x.shape), generator)
     return {name: deviation(reference, apply(x * factor + offset)) for name, (factor, offset) in changes.items()}
 
 
-def _apply(record: Method, options: dict, generator: torch.Generator):
-    """A function of the input (of the weight) that starts from the same state at each call."""
-    if record.kind == "weight":
-        return lambda w: record.cls(w, **(record.example.options | options))(w)
+def _of_raw_weight(record: Method, options: dict, weight: Tensor):
+    """The weight as a function of the raw weight, all else that was learned kept as it is for ``weight``."""
+    layer = nn.Linear(*weight.shape[::-1], bias=False, dtype=weight.dtype)
+    layer.weight.copy_(weight)
+    method = parametrize(layer, record.id, **(record.example.options | options)).eval().parametrizations.weight
+    *others, _ = method.parameters(recurse=False)
+    return lambda raw: method[0](*others, raw)
+
+
+def _of_input(record: Method, options: dict, generator: torch.Generator):
+    """A function of the input that starts from the same state at each call."""
     condition = record.example.condition and record.example.condition(generator, torch.float64, "cpu")
 
     def apply(x):
