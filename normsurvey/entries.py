@@ -50,6 +50,16 @@ class Entries:
             self._moments = kernels.moments(self.x)
         return self._moments
 
+    def centred(self, area: Area) -> tuple[Tensor, Tensor]:
+        """The mean of each area, spread over its entries, and the input without it."""
+        self._centred = kernels.centre(area, self.x, self.weight, self.fused)
+        return self._centred
+
+    def minus(self, location: Tensor) -> Tensor:
+        """``x - location``, which is not computed again for the mean that :meth:`centred` returned."""
+        known, centred = getattr(self, "_centred", (None, None))
+        return centred if known is location else self.x - location
+
     def require(self, area: Area, at_least: int = 2) -> int:
         """Number of values in an area; fewer than ``at_least`` cannot be normalized and raise ``ValueError``."""
         n = area.count(self.shape)

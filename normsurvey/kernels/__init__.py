@@ -1,7 +1,9 @@
 """The fastest way to run a part on this device; everything above is unaware of it."""
 
 from .guards import transforms_active
-from .matrix import covariance, inverse_sqrt, mix, newton_inverse_sqrt
+from .matrix import centre, covariance, inverse_sqrt, mix, newton_inverse_sqrt
 from .moments import affine, moments
 
-__all__ = ["affine", "covariance", "inverse_sqrt", "mix", "moments", "newton_inverse_sqrt", "transforms_active"]
+__all__ = [
+    "affine", "centre", "covariance", "inverse_sqrt", "mix", "moments", "newton_inverse_sqrt", "transforms_active",
+]  # fmt: skip

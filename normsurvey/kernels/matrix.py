@@ -8,7 +8,24 @@ from torch import Tensor
 from ..area import Area
 from .guards import transforms_active
 
-__all__ = ["covariance", "inverse_sqrt", "mix", "newton_inverse_sqrt"]
+__all__ = ["centre", "covariance", "inverse_sqrt", "mix", "newton_inverse_sqrt"]
+
+
+class _Centre(torch.autograd.Function):
+    """The mean of each area spread over its entries, and the tensor without it, with two passes each way."""
+
+    @staticmethod
+    def forward(ctx, x, area):
+        ctx.area = area
+        ctx.set_materialize_grads(False)
+        mean = area.spread(area.mean(x), x.shape)
+        return mean, x - mean
+
+    @staticmethod
+    def backward(ctx, grad_mean, grad):
+        if grad_mean is not None:
+            raise RuntimeError("a gradient reached the mean of a whitened area apart from its entries: use fused=False")
+        return None if grad is None else grad - ctx.area.spread(ctx.area.mean(grad), grad.shape), None
 
 
 class _Gram(torch.autograd.Function):
@@ -52,6 +69,14 @@ def _product(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is None:
         return torch.bmm(a, b).view(n, groups, d, s)
     return torch.baddbmm(bias.expand(n, groups, d, 1).reshape(-1, d, 1), a, b).view(n, groups, d, s)
+
+
+def centre(area: Area, x: Tensor, weight: Tensor | None = None, fused: bool = True) -> tuple[Tensor, Tensor]:
+    """The mean of each area, spread so that it broadcasts against ``x`` (N, C, S), and ``x`` without it."""
+    if weight is None and fused:
+        return _Centre.apply(x, area)
+    mean = area.spread(area.mean(x, weight), x.shape)
+    return mean, x - mean
 
 
 def covariance(area: Area, centred: Tensor, weight: Tensor | None = None, fused: bool = True) -> Tensor:

@@ -49,15 +49,14 @@ class Whiten(Operation):
         return f"{type(self).__name__}({self.kind!r}, eps={self.eps}{steps})"
 
     def estimate(self, area, entries):
-        """``{"mean", "cov"}``: the mean of each feature, and covariances ``(areas, features, features)`` with eps."""
-        mean = area.mean(entries.x, entries.weight)
-        centred = entries.x - area.spread(mean, entries.shape)
+        """``{"mean", "cov"}``: the mean, spread over the entries, and covariances ``(areas, d, d)`` with eps."""
+        mean, centred = entries.centred(area)
         cov = kernels.covariance(area, centred, entries.weight, entries.fused)
         return {"mean": mean, "cov": cov + self.eps * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)}
 
     def spread(self, area, statistics, shape):
-        """The mean spread over the entries; covariances belong to areas and stay as they are."""
-        return {"mean": area.spread(statistics["mean"], shape), "cov": statistics["cov"]}
+        """The mean is spread already; covariances belong to areas and stay as they are."""
+        return statistics
 
     def solve(self, statistics, channels):
         """The mean, and one whitening matrix per area."""
@@ -87,7 +86,7 @@ class Whiten(Operation):
 
     def apply(self, area, entries, location, factor, gain, bias):
         """``gain * W (x - location) + bias``; the mean leaves first, since ``W x + b`` loses digits at large means."""
-        return kernels.mix(area, entries.x - location, factor, gain, bias, entries.fused)
+        return kernels.mix(area, entries.minus(location), factor, gain, bias, entries.fused)
 
 
 def principal_axes(cov: Tensor) -> tuple[Tensor, Tensor]:
