@@ -1,12 +1,18 @@
 """What part 1 of the book asserts: why normalization helps, and how all methods relate."""
 
-from . import Above, Below, Between, Claim, register
+from . import Above, Below, Between, Claim, Equal, register
 
 WHY_NORMALIZE, FIVE_OPERATIONS = "1_taxonomy/why_normalize", "1_taxonomy/five_operations"
+ONE_FRAMEWORK = "1_taxonomy/one_framework"
 LINEAR_MODEL = "LeCun, Kanter and Solla, Second order properties of error surfaces, NeurIPS 1990"
 BATCH_NORM = "Ioffe and Szegedy, ICML 2015, arXiv 1502.03167, section 3"
 ITERATIVE = "Huang et al., Iterative Normalization, CVPR 2019, arXiv 1904.03441"
 DECORRELATED = "Huang et al., Decorrelated Batch Normalization, CVPR 2018, arXiv 1804.08450"
+DECOMPOSITION = "Huang et al., arXiv 2009.12836: area partitioning, operation, representation recovery"
+INVARIANCE_TABLE = (
+    "Ba, Kiros and Hinton, Layer Normalization, arXiv 1607.06450, table 1; "
+    "RMSNorm: Zhang and Sennrich, NeurIPS 2019, arXiv 1910.07467, table 1"
+)
 
 # --- Chapter "Why normalize?" ---------------------------------------------------------------------------
 
@@ -202,5 +208,109 @@ register(
         expected="holds",
         chapter=FIVE_OPERATIONS,
         falsifier=1.1,
+    ),
+)
+
+# --- Chapter "One framework" ----------------------------------------------------------------------------
+
+register(
+    Claim(
+        id="M5.taken_apart",
+        statement="Batch normalization is: read (c, b, h, w) as a matrix (c, bhw), standardize its rows, rescale.",
+        source=DECOMPOSITION,
+        measures="relative difference of output and gradients between the matrix and torch.nn.BatchNorm2d, 3 seeds",
+        quick=Below(1e-12),
+        full=Below(1e-12),
+        expected="holds",
+        chapter=ONE_FRAMEWORK,
+        falsifier=1e-6,
+    ),
+    Claim(
+        id="M5.torch",
+        statement="The layers that torch has too are compositions of an area, an operation and a recovery.",
+        source=DECOMPOSITION,
+        measures="relative difference from torch's module, forward and backward, composed path, worst of 3 seeds",
+        quick=Below(1e-12),
+        full=Below(1e-12),
+        expected="holds",
+        chapter=ONE_FRAMEWORK,
+        falsifier=1e-6,
+    ),
+    Claim(
+        id="M5.identities",
+        statement="Methods whose parts coincide are one function, where the names differ too.",
+        source="Wu and He, ECCV 2018, arXiv 1803.08494; Summers and Dinneen, ICLR 2020, arXiv 1906.03548; the parts",
+        measures="relative difference of two layers, forward and backward, worst of 3 seeds",
+        quick=Below(1e-12),
+        full=Below(1e-12),
+        expected="holds",
+        chapter=ONE_FRAMEWORK,
+        falsifier=1e-6,
+    ),
+    Claim(
+        id="M5.declared_invariances",
+        statement="Each change of its input that a layer is said not to notice leaves its output as it is.",
+        source="the records of the catalogue, each from its method's paper or derived from its parts",
+        measures="relative change of the output at eps=0, largest of each layer's declared cells, worst of 3 seeds",
+        quick=Below(1e-10),
+        full=Below(1e-10),
+        expected="holds",
+        chapter=ONE_FRAMEWORK,
+        falsifier=1e-3,
+    ),
+    Claim(
+        id="M5.denied_invariances",
+        statement="Each other change shows in the output.",
+        source="the records of the catalogue",
+        measures="relative change of the output at eps=0, smallest of each layer's other cells, worst of 3 seeds",
+        quick=Above(1e-2),
+        full=Above(1e-2),
+        expected="holds",
+        chapter=ONE_FRAMEWORK,
+        falsifier=1e-6,
+    ),
+    Claim(
+        id="M5.rule",
+        statement="Area, operation and statistics alone predict every cell of the invariance matrix.",
+        source="derived in the chapter",
+        measures="cells in which the prediction and the measurement disagree, each of 3 seeds",
+        quick=Equal(0),
+        full=Equal(0),
+        expected="holds",
+        chapter=ONE_FRAMEWORK,
+        falsifier=1,
+    ),
+    Claim(
+        id="M5.ba_invariant",
+        statement="Normalized layers do not notice the changes of weights and data that Ba et al.'s table lists.",
+        source=INVARIANCE_TABLE,
+        measures="relative change of the output in the cells marked invariant, worst of 3 seeds",
+        quick=Below(1e-10),
+        full=Below(1e-10),
+        expected="holds",
+        chapter=ONE_FRAMEWORK,
+        falsifier=1e-3,
+    ),
+    Claim(
+        id="M5.ba_changes",
+        statement="They notice all others of that table.",
+        source=INVARIANCE_TABLE,
+        measures="relative change of the output in the other cells, worst of 3 seeds",
+        quick=Above(1e-2),
+        full=Above(1e-2),
+        expected="holds",
+        chapter=ONE_FRAMEWORK,
+        falsifier=1e-6,
+    ),
+    Claim(
+        id="M5.unnamed",
+        statement="A composition without a name has the property that its parts promise.",
+        source="derived in the chapter",
+        measures="largest |covariance - identity| within ghosts and groups of channels, each of 3 seeds",
+        quick=Below(1e-10),
+        full=Below(1e-10),
+        expected="holds",
+        chapter=ONE_FRAMEWORK,
+        falsifier=1e-3,
     ),
 )
