@@ -15,7 +15,7 @@ export PYTHONHASHSEED := 0
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve lint outputs stamp clean
+.PHONY: help book test serve lint links outputs stamp clean
 
 help:  ## explain the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ serve: book  ## serve the book at http://127.0.0.1:8000
 
 lint: $(INSTALLED)  ## ruff: style, imports, a docstring on every public name
 	$(PY) -m ruff check .
+
+links: book  ## check the links to other sites (needs the network)
+	$(VENV)/bin/jupyter-book build _build/source --path-output _build/links --all --builder linkcheck
 
 outputs: $(INSTALLED)  ## execute the chapters and rewrite the outputs that are committed in notebooks/
 	@$(PY) book/_tools/make_book.py --write-outputs

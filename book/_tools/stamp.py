@@ -6,6 +6,7 @@ import nbformat
 
 from project import ROOT, chapters, metadata
 
+FILES = ("_config.yml", "CITATION.cff", "normsurvey/__init__.py")
 SETUP_CELL = ROOT / "book" / "_tools" / "setup_cell.py"
 
 
@@ -30,11 +31,12 @@ def stamped(name, text):
             ("repository-code", f'"{facts["repository"]}"'),
             ("url", f'"{facts["book"]}"'),
         ),
+        "normsurvey/__init__.py": (("__version__", f'"{facts["version"]}"'),),
     }
     for key, value in lines[name]:
-        text, count = re.subn(rf"(?m)^{key}: .*$", lambda _, line=f"{key}: {value}": line, text)
+        text, count = re.subn(rf"(?m)^({key}(?:: | = )).*$", lambda m, value=value: m[1] + value, text)
         if count != 1:
-            raise ValueError(f"{name} has {count} lines '{key}: ...' for stamp.py to write; keep exactly one")
+            raise ValueError(f"{name} has {count} lines that give {key}; keep exactly one for stamp.py to write")
     return text
 
 
@@ -49,7 +51,7 @@ def main():
     """Writes all of them and says which changed."""
     readme = ROOT / "README.md"
     texts = {SETUP_CELL: setup_cell() + "\n", readme: stamped_readme(readme.read_text())}
-    for name in ("_config.yml", "CITATION.cff"):
+    for name in FILES:
         texts[ROOT / name] = stamped(name, (ROOT / name).read_text())
     for path, text in texts.items():
         if path.read_text() != text:
