@@ -44,8 +44,8 @@ class RunningMoments(Statistics):
         operation, area = layer.operation, layer.area
         if layer.training:
             entries.require(area)
-            self.update(layer, entries)
             estimate = operation.spread(area, operation.estimate(area, entries), entries.shape)
+            self.update(layer, entries)  # after the estimate, whose moments carry the gradient
         else:
             # the channel buffers are the moments of one artificial sample: pool them as the area pools a sample
             group = Area(area.pattern.replace("(b n)", "n").replace("b g", "n g"), g=area.sizes["g"])

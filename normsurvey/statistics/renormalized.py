@@ -11,7 +11,8 @@ from .running import average_factor, register_buffers
 class Renormalized(Statistics):
     r"""Batch statistics, corrected by :math:`r = \sigma_B/\sigma` and :math:`d = (\mu_B - \mu)/\sigma` held constant.
 
-    Keeps a running *standard deviation*, as Ioffe, arXiv 1702.03275, algorithm 1. The limits follow the
+    The running *standard deviation* is what is averaged (Ioffe, arXiv 1702.03275, algorithm 1); ``running_var`` holds
+    its square, eps included. The limits follow the
     paper's schedule over training progress t: none of the correction until t = 1/8, then r linearly to
     ``r_max`` at t = 1 and d to ``d_max`` at t = 5/8. A layer whose progress is never set is at t = 1.
 
@@ -30,8 +31,8 @@ class Renormalized(Statistics):
         self.momentum, self.r_max, self.d_max = momentum, r_max, d_max
 
     def register(self, layer, **factory):
-        """Buffers ``running_mean`` and ``running_std`` (C,), and the batch count."""
-        register_buffers(layer, factory, mean=0.0, std=1.0)
+        """Buffers ``running_mean`` and ``running_var`` (C,), and the batch count."""
+        register_buffers(layer, factory, mean=0.0, var=1.0)
 
     def limits(self, progress: float) -> tuple[float, float]:
         """``(r_max, d_max)`` in force at training progress t in [0, 1]."""
@@ -40,17 +41,19 @@ class Renormalized(Statistics):
 
     def solve(self, layer, entries):
         """Training: the corrected batch statistics. Inference: the running ones."""
-        mean, std = (b.view(1, -1, 1) for b in (layer.running_mean, layer.running_std))
+        mean, std = layer.running_mean.view(1, -1, 1), layer.running_var.sqrt().view(1, -1, 1)
         if not layer.training:
             return mean, 1 / std
         entries.require(layer.area)
         estimate = layer.operation.spread(layer.area, layer.operation.estimate(layer.area, entries), entries.shape)
         batch_mean, batch_std = estimate["mean"], layer.operation.deviation(estimate["var"])
+        r_max, d_max = self.limits(layer.progress)
+        # detached rather than under no_grad, which forward-mode differentiation does not heed
+        r = (batch_std.detach() / std).clamp(1 / r_max, r_max)
+        d = ((batch_mean.detach() - mean) / std).clamp(-d_max, d_max)
         with torch.no_grad():
-            r_max, d_max = self.limits(layer.progress)
-            r = (batch_std / std).clamp(1 / r_max, r_max)
-            d = ((batch_mean - mean) / std).clamp(-d_max, d_max)
             factor = average_factor(layer, self.momentum)
             layer.running_mean.lerp_(batch_mean.flatten().to(layer.running_mean.dtype), factor)
-            layer.running_std.lerp_(batch_std.flatten().to(layer.running_std.dtype), factor)
+            moved = std.flatten().lerp(batch_std.flatten().to(std.dtype), factor)
+            layer.running_var.copy_(moved.square())
         return batch_mean - d * batch_std / r, r / batch_std

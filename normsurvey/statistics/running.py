@@ -34,7 +34,8 @@ class Running(Statistics):
         **initial: statistic -> where its running average starts, e.g. ``mean=0.0, var=1.0``.
 
     Several areas of one channel are averaged (instances), or, where a pattern cuts the batch into ghosts
-    ``(b n)``, averaged one after the other.
+    ``(b n)``, averaged one after the other. As in torch, ``num_batches_tracked`` counts batches of instances only
+    for a cumulative average.
     """
 
     def __init__(self, momentum: float | None = 0.1, *, track: bool = True, correction: int = 1, **initial: float):
@@ -68,7 +69,8 @@ class Running(Statistics):
         """Move the running averages towards ``estimate``, one ghost batch after the other."""
         first = next(iter(estimate.values()))
         for k in range(first.shape[0] if "b" in layer.area.kept else 1):
-            factor = average_factor(layer, self.momentum)
+            counted = self.momentum is None or layer.area.uses_batch
+            factor = average_factor(layer, self.momentum) if counted else self.momentum
             for name, value in estimate.items():
                 value = value[k] if "b" in layer.area.kept else value
                 value = value.reshape(-1, layer.num_features).mean(0)

@@ -28,7 +28,7 @@ def instance_norm(x, p, o, training, condition):
     """Every channel of every sample (Ulyanov et al. 2016).
 
     Running averages are those of torch: of the means and unbiased variances, averaged over the batch. Torch
-    does not count these batches.
+    does not count these batches; a cumulative average, which torch does not have, does.
     """
     if not o["track_running_stats"]:
         return affine(torch.stack([torch.stack([standardized(v, o) for v in sample]) for sample in x]), p), {}
@@ -45,7 +45,8 @@ def instance_norm(x, p, o, training, condition):
         p, o, mean=[sum(mean(v) for v in channel) / len(x) for channel in channels],
         var=[sum(variance(v, 1) for v in channel) / len(x) for channel in channels],
     )  # fmt: skip
-    del buffers["num_batches_tracked"]
+    if o["momentum"] is not None:
+        del buffers["num_batches_tracked"]
     return affine(torch.stack(out), p), buffers
 
 
