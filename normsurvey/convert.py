@@ -138,7 +138,7 @@ def _replace(name: str, layer: nn.Module, method_id: str | None, options: dict) 
     if isinstance(layer, Norm):
         if getattr(layer, "record", None) is None:
             return layer, Replacement(name, source, None, reason="it has parts of its own and no method id")
-        found = layer.record.id, layer.num_features, {k: v for k, v in layer.options.items() if k != "num_features"}
+        found = layer.record.id, layer.num_features, layer.options
     else:
         found = _describe(layer)
     if isinstance(found, str):
@@ -166,8 +166,6 @@ def _replace(name: str, layer: nn.Module, method_id: str | None, options: dict) 
 def _carry(old: nn.Module, new: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Copy what both layers have; return the names carried, dropped and fresh."""
     source, target = dict(old.state_dict()), new.state_dict()
-    if "running_std" in target and "running_var" in source:
-        source["running_std"] = (source.pop("running_var") + getattr(old, "eps", 1e-5)).sqrt()
     carried = [k for k in target if k in source and source[k].shape == target[k].shape]
     for key in carried:
         target[key].copy_(source[key])

@@ -75,7 +75,7 @@ class Norm(nn.Module):
     def __repr__(self) -> str:
         options = getattr(self, "options", None)
         if options is not None:
-            words = [f"{k}={v!r}" for k, v in options.items() if k != "num_features"]
+            words = [f"{k}={v!r}" for k, v in options.items()]
             return f"{type(self).__name__}({', '.join([str(self.num_features), *words])})"
         parts = [self.area, self.operation]
         parts += [self.recovery] if type(self.recovery) is not Recovery else []

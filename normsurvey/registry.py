@@ -179,7 +179,7 @@ def _remember_options(cls: type) -> None:
                 raise TypeError(f"{cls.__name__} has no option {name!r}: {near(name, options)}")
         bound = signature.bind(self, *args, **kwargs)
         init(self, *args, **kwargs)
-        given = {k: v for k, v in bound.arguments.items() if k not in ("self", "device", "dtype")}
+        given = {k: v for k, v in bound.arguments.items() if k in options and k not in ("device", "dtype")}
         self.options = {k: v for k, v in given.items() if v is not defaults[k] and v != defaults[k]}
 
     cls.__init__ = remembering
