@@ -1,0 +1,161 @@
+"""What the tests of layers share: examples away from their start, inputs at any scale, and the reference's answer."""
+
+import math
+
+import torch
+from torch import Tensor
+
+import normsurvey as ns
+from normsurvey.reference import REFERENCES
+from normsurvey.reference import activations as _activations  # noqa: F401  registers the references
+
+LAYERS = tuple(method_id for method_id, record in ns.catalogue.items() if record.kind == "layer")
+
+# Values under which every method with an option of that name is held against its reference; an option without
+# values fails. The same word means the same in every method.
+VALUES = {
+    "affine": (True, False), "alpha": (0.3,), "bias": (True, False), "condition_features": (5,), "correction": (0, 1),
+    "d_max": (0.0, math.inf), "eps": (1e-2,), "eps_outside": (True,), "example_weight": (0.4,), "gaussian": (True,),
+    "ghost_size": (1, 8), "group_size": (1, 4, None), "hidden_features": (7,), "momentum": (None, 0.4),
+    "num_classes": (5,), "num_groups": (1, 6), "num_iterations": (0, 1, 9), "p": (0.5, 1.0), "r_max": (1.0, math.inf),
+    "running": ("covariance",), "track_running_stats": (True, False), "use_batch": (False,),
+    "whitening": ("zca", "newton"),
+}  # fmt: skip
+# Options without which another one has no effect.
+COMPANIONS = {
+    "momentum": {"track_running_stats": True},
+    "condition_features": {"num_classes": None},
+    "hidden_features": {"num_classes": None, "condition_features": 5},
+}
+# Layout and path, which tests of their own vary; where the parameters are.
+COMMON = {"channel_dim", "fused", "device", "dtype"}
+
+
+def variants(method_id: str) -> list[dict]:
+    """Options of a method, one of them moved away from its default at a time."""
+    out = []
+    for name in options_of(ns.catalogue[method_id].build()):
+        if name not in COMMON:
+            known = ns.catalogue[method_id].signature.parameters
+            beside = {k: v for k, v in COMPANIONS.get(name, {}).items() if k in known}
+            out += [beside | {name: value} for value in VALUES[name]]
+    return out
+
+
+def options_of(layer: ns.Norm) -> dict:
+    """All options of a layer, defaults filled in."""
+    parameters = layer.record.signature.parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | layer.options
+
+
+def build(method_id: str, *, dtype=torch.float64, device="cpu", **options) -> ns.Norm:
+    """The example layer with parameters and buffers moved away from where they start."""
+    layer = ns.catalogue[method_id].build(dtype=dtype, device=device, **options)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in layer.state_dict().items():
+            noise = 0.3 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+            if name in ("running_whitening", "running_cov"):
+                inside = tensor.diagonal(dim1=-2, dim2=-1)  # 0 where the last group has no channel
+                tensor.add_(noise @ noise.mT * inside[:, None] * inside[..., None])
+            elif name.startswith("running") and name != "running_mean":
+                tensor.mul_(noise.exp())
+            elif tensor.is_floating_point():
+                tensor.add_(noise)
+    return layer
+
+
+def draw(method_id: str, shape=None, *, mean=0.0, std=1.0, seed=0, dtype=torch.float64, device="cpu"):
+    """An input with correlated channels (condition number of the covariance below 100) and a condition."""
+    example, generator = ns.catalogue[method_id].example, torch.Generator().manual_seed(seed)
+    z = torch.randn(shape or example.shape, generator=generator, dtype=torch.float64)
+    c = z.shape[1]
+    rotation = torch.linalg.qr(torch.randn(c, c, generator=generator, dtype=torch.float64))[0]
+    mix = rotation * torch.linspace(0.3, 1.5, c, dtype=torch.float64) @ rotation.T
+    x = mean + std * torch.einsum("dc,nc...->nd...", mix, z)
+    condition = example.condition and example.condition(generator, dtype, device)
+    return x.to(device, dtype), condition
+
+
+def embedding(options: dict, condition, dtype=torch.float64, device="cpu"):
+    """The condition, or embeddings where the options ask for them."""
+    if options.get("condition_features"):
+        return torch.randn(4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(device, dtype)
+    return condition
+
+
+def leaves(value, **to):
+    """Copies of tensors that collect gradients; a pair stays a pair, labels stay labels."""
+    if isinstance(value, (tuple, list)):
+        return tuple(leaves(v, **to) for v in value)
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value.detach().clone().cpu() if to and isinstance(value, Tensor) else value
+    return value.detach().to(**to, copy=True).requires_grad_()
+
+
+def tensors(value) -> list[Tensor]:
+    """The tensors of a condition."""
+    return list(value) if isinstance(value, tuple) else [value] if isinstance(value, Tensor) else []
+
+
+def answers(y: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An output and the gradients of its product with a fixed tensor, by name, in float64 on the CPU."""
+    fixed = torch.linspace(-1, 1, max(y.numel(), 1), dtype=torch.float64).sin_().mul_(9).cos_()[: y.numel()]
+    wanted = {k: v for k, v in inputs.items() if v.requires_grad}
+    grads = torch.autograd.grad(y, wanted.values(), fixed.view(y.shape).to(y), allow_unused=True) if wanted else ()
+    found = {"output": y} | {
+        f"gradient of {k}": torch.zeros_like(v) if g is None else g
+        for (k, v), g in zip(wanted.items(), grads, strict=True)
+    }
+    return {k: v.detach().cpu().double() for k, v in found.items()}
+
+
+def named(x: Tensor, parameters: dict, condition) -> dict[str, Tensor]:
+    """Everything that a layer reads, by name."""
+    return {"input": x} | parameters | {f"condition {k}": t for k, t in enumerate(tensors(condition))}
+
+
+def expected(layer: ns.Norm, x: Tensor, condition=None, **more) -> dict[str, Tensor]:
+    """What the reference says about the layer as it is now: output, gradients and buffers after this input."""
+    double = {"device": "cpu", "dtype": torch.float64}
+    parameters = {k: leaves(v, **double) for k, v in layer.named_parameters()}
+    buffers = {k: v.detach().clone().cpu().double() for k, v in layer.named_buffers()}
+    x, condition = leaves(x, **double), leaves(condition, **double)
+    definition = REFERENCES[layer.record.id]
+    y, new = definition(x, parameters | buffers, options_of(layer) | more, layer.training, condition)
+    return answers(y, named(x, parameters, condition)) | buffers | {k: v.double() for k, v in new.items()}
+
+
+def computed(layer: ns.Norm, x: Tensor, condition=None, **more) -> dict[str, Tensor]:
+    """The layer's own answers, in the same words."""
+    x, condition = leaves(x), leaves(condition)
+    found = answers(layer(x, condition, **more), named(x, dict(layer.named_parameters()), condition))
+    return found | {k: v.detach().cpu().double() for k, v in layer.named_buffers()}
+
+
+def distance(got: Tensor, want: Tensor) -> float:
+    """Largest difference, relative to the largest entry where that is above 1; infinite for NaN."""
+    if got.shape != want.shape:
+        raise AssertionError(f"shape {tuple(got.shape)} is not {tuple(want.shape)}")
+    if got.numel() == 0:
+        return 0.0
+    far = float((got.detach() - want.detach()).abs().max() / want.detach().abs().max().clamp(min=1.0))
+    return math.inf if math.isnan(far) else far
+
+
+def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:
+    """Every answer is the expected one."""
+    assert set(got) == set(want)
+    far = {k: d for k in want if not (d := distance(got[k], want[k])) <= tolerance}
+    assert not far, f"beyond {tolerance:g}: {far}"
+
+
+def assert_follows(layer: ns.Norm, batches, condition, tolerance: float, steep: float | None = None) -> None:
+    """In training on each batch and then in inference on the last, the layer does what its reference does, gradients within ``steep``."""
+    for mode, x in [*((True, x) for x in batches), (False, batches[-1])]:
+        layer.train(mode)
+        want = expected(layer, x, condition)
+        got = computed(layer, x, condition)
+        slopes = {k for k in want if k.startswith("gradient")}
+        assert_same({k: got[k] for k in got if k not in slopes}, {k: want[k] for k in want if k not in slopes}, tolerance)
+        assert_same({k: got[k] for k in slopes}, {k: want[k] for k in slopes}, steep or tolerance)
