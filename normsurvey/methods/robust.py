@@ -23,8 +23,8 @@ class BatchRenorm(Norm):
         r = \mathrm{clip}\Big(\frac{\sigma_B}{\sigma}\Big), \quad d = \mathrm{clip}\Big(\frac{\mu_B - \mu}{\sigma}\Big)
 
     where r in ``[1/r_max, r_max]`` and d in ``[-d_max, d_max]`` are constants for the gradient. With r = 1, d = 0 it is
-    batch normalization; without clipping, training computes what inference will. ``running_std`` is a running
-    standard deviation. :func:`normsurvey.set_progress` drives the paper's schedule of the limits.
+    batch normalization; without clipping, training computes what inference will. ``running_var`` is the
+    square of a running standard deviation. :func:`normsurvey.set_progress` drives the paper's schedule of the limits.
 
     Args:
         num_features: number of channels C.

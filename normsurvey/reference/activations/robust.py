@@ -19,7 +19,7 @@ def batch_renorm(x, p, o, training, condition):
     out, means, deviations = [], [], []
     r_max, d_max = limits(o)
     for c in range(x.shape[1]):
-        mu, sigma = p["running_mean"][c], p["running_std"][c]
+        mu, sigma = p["running_mean"][c], p["running_var"][c] ** 0.5
         if not training:
             out.append((x[:, c] - mu) / sigma)
             continue
@@ -30,4 +30,9 @@ def batch_renorm(x, p, o, training, condition):
         out.append((x[:, c] - batch_mu) / batch_sigma * r + d)
         means.append(batch_mu)
         deviations.append(batch_sigma)
-    return affine(torch.stack(out, 1), p), moved(p, o, mean=means, std=deviations) if training else {}
+    y = affine(torch.stack(out, 1), p)
+    if not training:
+        return y, {}
+    # the paper averages the deviation; the buffer holds its square
+    buffers = moved(p | {"running_std": p["running_var"] ** 0.5}, o, mean=means, std=deviations)
+    return y, buffers | {"running_var": buffers.pop("running_std") ** 2}
