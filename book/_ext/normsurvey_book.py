@@ -15,11 +15,13 @@ from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.nodes import make_refnode
 
 import book_sources as sources  # isort: skip
 
 # Names of other libraries in signatures and docstrings: shown, not linked.
-FOREIGN = r"(torch|nn|np|numpy|pandas|pd|matplotlib|scipy|collections|pathlib|inspect|typing)\..*|Tensor|Any"
+FOREIGN = r"(torch|nn|np|numpy|pandas|pd|matplotlib|scipy|collections|pathlib|inspect|typing)\..*"
+UNDOCUMENTED = r"Tensor|Any|KINDS|INVARIANCES"
 
 
 @cache
@@ -81,12 +83,17 @@ class Catalogue(Computed):
 
     def run(self) -> list[nodes.Node]:
         rows = []
-        for m in survey().catalogue.values():
+        for m in sorted(survey().catalogue.values(), key=lambda m: (section_key(m.list_section), m.year, m.id)):
             parts = [pattern(m.area), *map(brief, (m.operation, m.statistics, m.recovery))]
             name = f"{self.card(m.id)} [{m.title} · {m.kind}]{{.small}}"
             rows.append([name, *map(code, parts), str(m.year), f"{{cite:t}}`{m.cite}`"])
         head = ["method", "$\\Pi$", "$\\Phi$", "statistics", "$\\Psi$", "year", "paper"]
         return self.table(head, rows, "filterable", "catalogue")
+
+
+def section_key(section: str) -> list[int]:
+    """Sort key of a section number such as ``1.2.3``."""
+    return [int(n) for n in re.findall(r"\d+", section)]
 
 
 def pattern(area: str) -> str:
@@ -131,7 +138,7 @@ class ListMap(Computed):
         for m in survey().catalogue.values():
             sections.setdefault(m.list_section, []).append(m.id)
         rows = []
-        for section in sorted(sections, key=lambda s: [int(n) for n in re.findall(r"\d+", s)]):
+        for section in sorted(sections, key=section_key):
             ids = sections[section]
             used = [c for c in chapters if any(re.search(rf"\b{i}\b", text[c.path]) for i in ids)]
             rows.append([section, "; ".join(map(self.page, used)) or "–", ", ".join(map(self.card, ids))])
@@ -201,17 +208,29 @@ def trim_card(app: Sphinx, what: str, name: str, obj: object, options: object, l
         lines[:] = lines[next((k for k, line in enumerate(lines) if later.match(line)), len(lines)) :]
 
 
+def resolve_short(app: Sphinx, env, node: nodes.Element, content: nodes.Element) -> nodes.Element | None:
+    """Let docstrings write our names as the code does: ``Area.mean`` finds ``normsurvey.Area.mean``."""
+    if node.get("refdomain") != "py":
+        return None
+    domain, target = env.get_domain("py"), node["reftarget"].removeprefix("normsurvey.")
+    for home in ("normsurvey", *(f"normsurvey.{part}" for part in ("weights", "gradients", "claims", "analysis"))):
+        if found := domain.objects.get(f"{home}.{target}"):
+            return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, content, target)
+    return None
+
+
 def add_static(app: Sphinx, config) -> None:
     """Make the book's own style and script part of every page, and let foreign names pass unlinked."""
     if "book/_static" not in config.html_static_path:
         config.html_static_path.append("book/_static")
-    config.nitpick_ignore_regex = [*config.nitpick_ignore_regex, (r"py:.*", FOREIGN)]
+    config.nitpick_ignore_regex = [*config.nitpick_ignore_regex, (r"py:.*", f"{FOREIGN}|{UNDOCUMENTED}")]
     # A claim's machine-readable output stands beside the Markdown that the page shows.
     config.suppress_warnings = [*config.suppress_warnings, "mystnb.unknown_mime_type"]
     config.html_logo = config.html_favicon = "book/_static/logo.svg"
     config.html_theme_options.setdefault("logo", {})["text"] = "normsurvey"
     config.autodoc_typehints = "none"
     config.autodoc_member_order = "bysource"
+    config.napoleon_use_ivar = True
 
 
 def setup(app: Sphinx) -> dict:
@@ -223,6 +242,7 @@ def setup(app: Sphinx) -> dict:
         app.add_directive(name, directive)
     app.add_role("count", Count())
     app.connect("config-inited", add_static, priority=400)
+    app.connect("missing-reference", resolve_short)
     app.connect("autodoc-process-docstring", trim_card, priority=400)
     app.add_css_file("normsurvey.css")
     app.add_js_file("filter.js", loading_method="defer")

@@ -12,14 +12,15 @@ import matplotlib
 matplotlib.use("Agg")
 
 import normsurvey as ns
-from normsurvey import invariances
+from normsurvey import invariances, reference
 from normsurvey.plots import areas
 
+DPI = 200
 LATER = re.compile(r"(Args|Raises|Source|Examples?|Shape|Attributes|Returns):|>>>")
 
 
 def docstring(record) -> tuple[str, str, dict[str, str]]:
-    """Split a docstring into its first paragraph, its prose with equations, and the meaning of each option."""
+    """Split a docstring into first paragraph, prose with equations, and the meaning of each option."""
     lines = inspect.getdoc(record.cls).split("\n")
     end = next((k for k, s in enumerate(lines) if LATER.match(s)), len(lines))
     summary, _, body = "\n".join(lines[:end]).partition("\n\n")
@@ -38,7 +39,8 @@ def docstring(record) -> tuple[str, str, dict[str, str]]:
 
 
 def rst(text: str) -> str:
-    return f"```{{eval-rst}}\n{text}\n```\n"
+    """A block of reStructuredText in which our own names resolve."""
+    return f"```{{eval-rst}}\n.. py:currentmodule:: normsurvey\n\n{text}\n```\n"
 
 
 def options_table(record, meaning: dict[str, str]) -> str:
@@ -60,13 +62,13 @@ def picture(record, folder: Path) -> str:
 
     figure = areas.draw(record)
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130, facecolor="white")
+    figure.savefig(buffer, dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.08)
     pyplot.close(figure)
     image = Image.open(buffer).convert("RGB").quantize(48, dither=Image.Dither.NONE)
     folder.mkdir(parents=True, exist_ok=True)
     image.save(folder / f"{record.id}.png", optimize=True)
-    alt = f"The entries that share one estimate in {record.title}, in a cube of samples, channels, positions"
-    options = f":alt: {alt}\n:class: area\n:width: {image.width // 2}px"
+    alt = " ".join(areas.alt_text(record).split())
+    options = f":alt: {alt}\n:class: area\n:width: {image.width * 100 // DPI}px"
     return f"```{{image}} areas/{record.id}.png\n{options}\n```\n"
 
 
@@ -114,11 +116,11 @@ def card(record, folder: Path) -> str:
              f"definition {record.status}"]  # fmt: skip
     backward = "the derivative of its forward pass" if record.derivative else "the paper's own rule instead"
     pieces = [
-        f"# {record.id}: {record.title}\n",
+        f"# {record.id}\n",
         f":::{{div}} note-first\n{record.note}\n:::\n" if record.note else "",
-        f":::{{div}} lead\n{summary}\n:::\n".replace("``", "`"),
+        f":::{{div}} lead\n{summary.replace('``', '`')}\n:::\n",
         ":::{div} badges\n" + " ".join(f"[{f}]{{.badge-fact}}" for f in facts) + "\n:::\n",
-        f"{{cite:t}}`{record.cite}`, [arXiv:{record.arxiv}](https://arxiv.org/abs/{record.arxiv}).\n",
+        f"**{record.title}**, {{cite:t}}`{record.cite}`, [arXiv:{record.arxiv}](https://arxiv.org/abs/{record.arxiv}).\n",
         picture(record, folder / "areas"),
         "## Definition\n", rst(body), parts_table(record),
         "## Options\n", example(record), options_table(record, meaning),
@@ -129,25 +131,29 @@ def card(record, folder: Path) -> str:
         "## In use\n",
         f"- Inputs: {', '.join(f'`{s}`' for s in record.shapes)}.",
         f"- Its backward pass is {backward}.",
-        f"- Across processes its statistics merge by: {record.merge}.",
+        f"- To merge the statistics of several processes: {record.merge}.",
         f"- Compared in the tests with the slow float64 reference `{reference_name(record)}`.\n",
-        "## API\n", rst(f".. autoclass:: {api_name(record)}\n   :members: forward, step\n"),
+        "## API\n", rst(f".. autoclass:: {api_name(record)}\n"),
     ]  # fmt: skip
     return "\n".join(p for p in pieces if p)
 
 
 def reference_name(record) -> str:
     """Where the independent reference of a method stands."""
-    from normsurvey import reference
-
-    function = reference.REFERENCES[record.id]
+    function = reference.load()[record.id]
     return f"{function.__module__}.{function.__name__}"
+
+
+def order(record) -> tuple:
+    """Sort key of the catalogue: section of the list, then year, then id."""
+    return [int(n) for n in re.findall(r"\d+", record.list_section)], record.year, record.id
 
 
 def write_cards(tree: Path) -> list[str]:
     """Write every card and its picture below ``tree/book/cards``; return the pages' names in the book."""
     folder = tree / "book" / "cards"
     folder.mkdir(parents=True, exist_ok=True)
-    for record in ns.catalogue.values():
+    records = sorted(ns.catalogue.values(), key=order)
+    for record in records:
         (folder / f"{record.id}.md").write_text(card(record, folder), encoding="utf-8")
-    return [f"book/cards/{name}" for name in ns.catalogue]
+    return [f"book/cards/{record.id}" for record in records]
