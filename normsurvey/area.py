@@ -135,12 +135,13 @@ class Area:
         parts = self.split(x)
         if weight is None:
             return parts.mean(self.dropped, keepdim=True)
-        weight = self.split(weight.expand(x.shape))
-        return (parts * weight).sum(self.dropped, keepdim=True) / self._total(weight)
+        total = self.total(weight, x.shape)
+        weighted = parts * self.split(weight.expand(x.shape))
+        return weighted.sum(self.dropped, keepdim=True) / torch.where(total > 0, total, torch.ones_like(total))
 
-    def _total(self, weight: Tensor) -> Tensor:
-        total = weight.sum(self.dropped, keepdim=True)
-        return torch.where(total > 0, total, torch.ones_like(total))
+    def total(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Sum of the weights (N, 1, S) in each area of a tensor of ``shape`` (N, C, S), shaped as :meth:`mean`."""
+        return self.split(weight.expand(shape)).sum(self.dropped, keepdim=True)
 
     def spread(self, estimate: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Hand an estimate of :meth:`mean` back to its entries: a tensor that broadcasts against (N, C, S)."""

@@ -75,7 +75,7 @@ class Norm(nn.Module):
     def __repr__(self) -> str:
         options = getattr(self, "options", None)
         if options is not None:
-            words = [f"{k}={v!r}" for k, v in options.items()]
+            words = [f"{k}={_written(v)}" for k, v in options.items()]
             return f"{type(self).__name__}({', '.join([str(self.num_features), *words])})"
         parts = [self.area, self.operation]
         parts += [self.recovery] if type(self.recovery) is not Recovery else []
@@ -94,8 +94,8 @@ class Norm(nn.Module):
             x: floating-point input ``(N, C)``, ``(N, C, L)``, ``(N, C, H, W)`` or ``(N, C, D, H, W)``; with
                 ``channel_dim=-1`` the channels come last.
             condition: what the recovery part asks for, such as class labels or a style.
-            mask: which positions count in the statistics, ``(N,)`` or ``(N, *positions)``, boolean or weights;
-                every position is transformed.
+            mask: which positions count in the statistics, ``(N,)`` or ``(N, *positions)``, the latter with or
+                without a channel axis of size 1, boolean or weights; every position is transformed.
 
         Returns:
             A tensor of the shape and dtype of ``x``; an empty batch comes back empty and moves no buffer.
@@ -151,6 +151,8 @@ class Norm(nn.Module):
         if mask is None:
             return None
         positions = tuple(x.shape[2:] if self.channel_dim == 1 else x.shape[1:-1])
+        if mask.dim() == x.dim() > 2 and mask.shape[self.channel_dim] == 1:
+            mask = mask.squeeze(self.channel_dim)
         if tuple(mask.shape) not in {(x.shape[0],), (x.shape[0], *positions)}:
             raise ValueError(
                 f"mask of shape {tuple(mask.shape)} must be ({x.shape[0]},) or {(x.shape[0], *positions)}: "
@@ -160,6 +162,11 @@ class Norm(nn.Module):
         if self.area.uses_batch and float(weight.sum()) < 2 and self.training:
             raise ValueError(f"mask leaves {float(weight.sum())} entries to estimate from: keep at least two")
         return weight.expand(-1, -1, math.prod(positions))
+
+
+def _written(value: object) -> str:
+    """``repr``, and for an infinite number what reads back as one."""
+    return f"float('{value}')" if value in (math.inf, -math.inf) else repr(value)
 
 
 def _widen(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..entries import Entries
 from .current import Statistics
 
 
@@ -55,18 +56,20 @@ class Running(Statistics):
         """Training: estimate and update. Inference: the running averages."""
         operation = layer.operation
         if layer.training or not self.track:
-            count = entries.require(layer.area)
+            entries.require(layer.area)
             estimate = operation.estimate(layer.area, entries)
             if layer.training and self.track:
-                self.update(layer, estimate, count)
+                self.update(layer, estimate, entries)
             statistics = operation.spread(layer.area, estimate, entries.shape)
         else:
             statistics = {k: getattr(layer, f"running_{k}").view(1, -1, 1) for k in self.initial}
         return operation.solve(statistics, entries.shape[1])
 
     @torch.no_grad()
-    def update(self, layer, estimate: dict[str, Tensor], count: int) -> None:
+    def update(self, layer, estimate: dict[str, Tensor], entries: Entries) -> None:
         """Move the running averages towards ``estimate``, one ghost batch after the other."""
+        if "var" in estimate and self.correction:
+            estimate = estimate | {"var": estimate["var"] * entries.unbiased(layer.area, self.correction)}
         first = next(iter(estimate.values()))
         for k in range(first.shape[0] if "b" in layer.area.kept else 1):
             counted = self.momentum is None or layer.area.uses_batch
@@ -74,8 +77,6 @@ class Running(Statistics):
             for name, value in estimate.items():
                 value = value[k] if "b" in layer.area.kept else value
                 value = value.reshape(-1, layer.num_features).mean(0)
-                if name == "var":
-                    value = value * (count / (count - self.correction))
                 buffer = getattr(layer, f"running_{name}")
                 buffer.lerp_(value.to(buffer.dtype), factor)
 
@@ -115,7 +116,8 @@ class RunningWhitening(Statistics):
             mean = layer.running_mean.view(1, -1, 1)
             if self.average == "whitening":
                 return mean, layer.running_whitening
-            return operation.solve({"mean": mean, "cov": layer.running_cov}, entries.shape[1])
+            cov = layer.running_cov.to(torch.promote_types(layer.running_cov.dtype, entries.x.dtype))
+            return operation.solve({"mean": mean, "cov": cov}, entries.shape[1])
         entries.require(layer.area)
         estimate = operation.estimate(layer.area, entries)
         location, matrix = operation.solve(operation.spread(layer.area, estimate, entries.shape), entries.shape[1])
