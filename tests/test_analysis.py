@@ -305,4 +305,7 @@ def test_plain_network_has_no_invariance():
 def test_norm_growth_of_orthogonal_and_other_steps():
     w, step = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
     assert norm_growth_error(w, w + step) == 0
-    assert norm_growth_error(w, w + w) == pytest.approx(2)
+    assert norm_growth_error(w, w + w, relative_to="step") == pytest.approx(2)
+    assert norm_growth_error(w, w + w) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="relative_to='loss'"):
+        norm_growth_error(w, w, relative_to="loss")

@@ -27,9 +27,7 @@ class LayerMoments:
     output_gradient: Tensor
 
 
-def layer_moments(
-    model: nn.Module, loss: Loss, layers: Iterable[str] | None = None
-) -> dict[str, LayerMoments]:
+def layer_moments(model: nn.Module, loss: Loss, layers: Iterable[str] | None = None) -> dict[str, LayerMoments]:
     """Moments of the named `nn.Linear` layers (all of them if None), in the order of the model.
 
     All leading dimensions of an input (N, ..., d) count as samples. `loss` averages over its M samples,
@@ -44,9 +42,7 @@ def layer_moments(
         raise ValueError(f"layers={unknown} are no linear layers of the model; it has {list(linear)}")
     runs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     handles = [
-        linear[name].register_forward_hook(
-            lambda _, inputs, output, name=name: runs[name].append((inputs[0], output))
-        )
+        linear[name].register_forward_hook(lambda _, inputs, output, name=name: runs[name].append((inputs[0], output)))
         for name in names
     ]
     try:
@@ -56,9 +52,7 @@ def layer_moments(
         for handle in handles:
             handle.remove()
     if wrong := [name for name, seen in runs.items() if len(seen) != 1]:
-        raise ValueError(
-            f"layers {wrong} did not run exactly once in loss(model); name the others in layers="
-        )
+        raise ValueError(f"layers {wrong} did not run exactly once in loss(model); name the others in layers=")
     gradients = torch.autograd.grad(value, [runs[name][0][1] for name in names])
     return {
         name: LayerMoments(_second_moment(runs[name][0][0].detach()), _second_moment(g, per_sample=True))

@@ -30,14 +30,10 @@ def select_parameters(model: nn.Module, names: Iterable[str] | None = None) -> d
     if names is not None:
         wanted = set(names)
         if unknown := sorted(wanted - trainable.keys()):
-            raise ValueError(
-                f"names={unknown} are no trainable parameters of the model; it has {list(trainable)}"
-            )
+            raise ValueError(f"names={unknown} are no trainable parameters of the model; it has {list(trainable)}")
         trainable = {name: p for name, p in trainable.items() if name in wanted}
     if not trainable:
-        raise ValueError(
-            "no parameter selected: the model has none that requires a gradient, or names is empty"
-        )
+        raise ValueError("no parameter selected: the model has none that requires a gradient, or names is empty")
     return trainable
 
 
@@ -119,18 +115,14 @@ class Hessian:
     def __matmul__(self, vector: Tensor) -> Tensor:
         """H v for v of shape (D,), or column by column for (D, k)."""
         if vector.shape[:1] != self.shape[:1] or vector.dim() > 2:
-            raise ValueError(
-                f"vector has shape {tuple(vector.shape)}; expected ({self.shape[0]}, ...)"
-            )
+            raise ValueError(f"vector has shape {tuple(vector.shape)}; expected ({self.shape[0]}, ...)")
         if vector.dim() == 2:
             return torch.stack([self @ column for column in vector.T], dim=1)
         if [t._version for t in self._tensors] != self._versions:
             raise RuntimeError("the parameters have changed since this Hessian was built; build a new one")
         # a gradient without a graph is constant in the parameters: its rows of H are zero
         curved = [
-            (g, v)
-            for g, v in zip(self._gradients, unflatten(vector, self._tensors), strict=True)
-            if g.requires_grad
+            (g, v) for g, v in zip(self._gradients, unflatten(vector, self._tensors), strict=True) if g.requires_grad
         ]
         if not curved:
             return torch.zeros_like(vector)
@@ -188,9 +180,7 @@ def verify(hessian: Hessian, *, seed: int = 0, step: float = 1e-5) -> Verificati
     u, v = torch.randn(2, hessian.shape[0], generator=random, dtype=torch.float64).to(hessian.point)
     v = v / v.norm()
     moved = copy.deepcopy(hessian.model)
-    difference = (_gradient_at(hessian, moved, step * v) - _gradient_at(hessian, moved, -step * v)) / (
-        2 * step
-    )
+    difference = (_gradient_at(hessian, moved, step * v) - _gradient_at(hessian, moved, -step * v)) / (2 * step)
     product = hessian @ v
     uhv, vhu = u @ product, v @ (hessian @ u)
     return Verification(

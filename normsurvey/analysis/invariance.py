@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from normsurvey.analysis.curvature import Hessian, Loss, private_buffers, select_parameters
 
 
-def scale_invariance(
-    model: nn.Module, loss: Loss, *, tolerance: float = 1e-8, seed: int = 0
-) -> dict[str, str]:
+def scale_invariance(model: nn.Module, loss: Loss, *, tolerance: float = 1e-8, seed: int = 0) -> dict[str, str]:
     """Says of each trainable parameter of two or more dimensions: "row", "tensor" or "none".
 
     Measured on a copy: the loss may not move by more than `tolerance` (relative) when every row, or the
@@ -78,14 +76,22 @@ def scaled(model: nn.Module, names: Iterable[str], factor: float) -> nn.Module:
     return model
 
 
-def norm_growth_error(before: Tensor, after: Tensor) -> float:
-    r"""How far one step is from Pythagoras, relative to its own squared length.
+def norm_growth_error(before: Tensor, after: Tensor, relative_to: str = "weight") -> float:
+    r"""How far one step is from Pythagoras: $\big|\|w_+\|^2 - \|w\|^2 - \|w_+ - w\|^2\big|$, relative.
 
-    $\big|\|w_+\|^2 - \|w\|^2 - \|w_+ - w\|^2\big| / \|w_+ - w\|^2$, which is 0 where the step was
-    orthogonal to w, as a gradient step is: then $\|w_+\|^2 = \|w\|^2 + \eta^2 \|\nabla L\|^2$.
+    0 where the step was orthogonal to w, as a gradient step is: then $\|w_+\|^2 = \|w\|^2 + \eta^2 \|\nabla L\|^2$.
+
+    Args:
+        relative_to: "weight", $\|w_+\|^2$, the size of rounding; or "step", $\|w_+ - w\|^2$, the growth asserted.
+
+    Raises:
+        ValueError: relative_to is neither.
     """
+    if relative_to not in ("weight", "step"):
+        raise ValueError(f"relative_to={relative_to!r} must be 'weight' or 'step'")
     step = (after - before).square().sum()
-    return ((after.square().sum() - before.square().sum() - step).abs() / step).item()
+    error = (after.square().sum() - before.square().sum() - step).abs()
+    return (error / (step if relative_to == "step" else after.square().sum())).item()
 
 
 def _randn(shape, like: Tensor, random: torch.Generator) -> Tensor:

@@ -4,7 +4,8 @@ From a start $q_1$, $m$ products build an orthonormal basis $Q$ (D, m) with $Q^\
 $T = S \Theta S^\top$ and $\beta_m$ the norm of the last remainder:
 
 $$ \theta_i \approx \lambda_i, \quad \|H Q s_i - \theta_i Q s_i\| = \beta_m |S_{mi}|, \quad
-   \frac{1}{D}\sum_j \delta(\lambda - \lambda_j) \approx \mathbb{E}_{q_1} \sum_i S_{1i}^2\, \delta(\lambda - \theta_i) $$
+   \frac{1}{D}\sum_j \delta(\lambda - \lambda_j) \approx
+   \mathbb{E}_{q_1} \sum_i S_{1i}^2\, \delta(\lambda - \theta_i) $$
 
 the last being stochastic Lanczos quadrature (Ubaru, Chen, Saad 2017; for networks Ghorbani, Krishnan, Xiao,
 ICML 2019, arXiv 1901.10159).

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normsurvey.analysis import private_buffers
+
+# (x, y): inputs (N, d) and class labels (N,)
 Data = tuple[Tensor, Tensor]
 
 
@@ -19,6 +22,7 @@ def mlp(
     widths: Sequence[int],
     norm: Callable[[int], nn.Module] | None = None,
     *,
+    gain: float = math.sqrt(2),
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
@@ -34,23 +38,17 @@ def mlp(
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for k, (fan_in, fan_out) in enumerate(pairwise(widths[:-1]), start=1):
-        layers[f"linear{k}"] = _linear(
-            fan_in, fan_out, gain=math.sqrt(2), bias=norm is None, random=_random(seed, k)
-        )
+        layers[f"linear{k}"] = _linear(fan_in, fan_out, gain=gain, bias=norm is None, random=_random(seed, k))
         if norm is not None:
             layers[f"norm{k}"] = norm(fan_out)
         layers[f"relu{k}"] = nn.ReLU()
-    layers["head"] = _linear(
-        widths[-2], widths[-1], gain=1.0, bias=True, random=_random(seed, len(widths) - 1)
-    )
+    layers["head"] = _linear(widths[-2], widths[-1], gain=1.0, bias=True, random=_random(seed, len(widths) - 1))
     return nn.Sequential(layers).to(device=device, dtype=dtype)
 
 
 def hidden_weights(model: nn.Module) -> list[str]:
     """Names of the weight matrices in front of the norms: all linear layers but the head."""
-    return [
-        f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != "head"
-    ]
+    return [f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != "head"]
 
 
 def cross_entropy(data: Data) -> Callable[[nn.Module], Tensor]:
@@ -100,9 +98,7 @@ def sgd(
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     decayed = list(parameters) if decayed is None else list(decayed)
     if unknown := [name for name in decayed if name not in parameters]:
-        raise ValueError(
-            f"decayed={unknown} are no trainable parameters of the model; it has {list(parameters)}"
-        )
+        raise ValueError(f"decayed={unknown} are no trainable parameters of the model; it has {list(parameters)}")
     groups = [
         {"params": [parameters[name] for name in decayed], "weight_decay": weight_decay},
         {"params": [p for name, p in parameters.items() if name not in decayed]},
@@ -135,6 +131,40 @@ def train(
         optimizer.step()
         losses.append(loss.detach())
     return torch.stack(losses).cpu()
+
+
+def passing(
+    model: nn.Module,
+    data: Data,
+    levels: Iterable[float],
+    batch: Iterator[Data],
+    optimizer: torch.optim.Optimizer,
+    max_steps: int = 5000,
+) -> Iterator[tuple[float, int]]:
+    """Trains and yields (level, steps taken) where the loss on all of `data`, in train mode, is first below a level.
+
+    Networks that learn at different speeds are compared at equal loss this way; an infinite level yields the start.
+
+    Args:
+        levels: losses in falling order.
+
+    Raises:
+        RuntimeError: a level is not reached in `max_steps` steps.
+    """
+    levels, steps = list(levels), 0
+    model.train()
+    while levels:
+        with torch.no_grad(), private_buffers(model):
+            value = cross_entropy(data)(model).item()
+        while levels and value < levels[0]:
+            yield levels.pop(0), steps
+        if levels and steps == max_steps:
+            raise RuntimeError(
+                f"loss {value:.3g} is not below {levels[0]} after max_steps={max_steps}; raise one of them"
+            )
+        if levels:
+            train(model, batch, optimizer, 1)
+            steps += 1
 
 
 def _random(seed: int, layer: int) -> torch.Generator:
