@@ -43,16 +43,19 @@ def draw(subject, ax=None, *, shape: tuple[int, int, int] | None = None):
         _, ax = pyplot.subplots(figsize=(1.9 * len(parts) + 0.5, 1.95 if kind == "layer" else 1.5))
     ax.set_axis_off()
     ax.set_aspect("equal")
+    width = shape[2] + shape[0] * DEPTH[0] + 2.4
     for k, area in enumerate(parts):
         if kind == "layer":
-            width = shape[2] + shape[0] * DEPTH[0] + 2.4
             _cube(ax, area, shape, k * width)
             if k:
                 ax.text(k * width - 1.2, -shape[1] / 2, "+", ha="center", va="center", size=12, color=style.MUTED)
         else:
             _matrix(ax, area, shape, kind)
-    ax.margins(0.02)
-    ax.autoscale_view()
+    if kind == "layer":  # leave room for words below and to the left
+        tall = -shape[1] * 6 / max(shape[1], 6)
+        ax.set(xlim=(-1.9, len(parts) * width - 2.1), ylim=(tall - 2.6, shape[0] * DEPTH[1] + 0.1))
+    else:
+        ax.set(xlim=(-2.1, shape[1] * shape[2] + 0.1), ylim=(-shape[0] - 1.9, 1.0))
     return ax.figure
 
 
@@ -162,7 +165,7 @@ def _matrix(ax, area: Area, shape: tuple[int, int, int], kind: str) -> None:
     right, down = np.array((1.0, 0.0)), np.array((0.0, -1.0))
     _face(ax, index, features, np.zeros(2), right, down, index[0, 0], features.max() + 1, HUES[kind])
     words = {"size": 6.5, "color": style.MUTED}
-    ax.text(-0.95 if area.features else -0.25, -shape[0] / 2, "outputs", rotation=90, ha="right", va="center", **words)
+    ax.text(-1.25 if area.features else -0.25, -shape[0] / 2, "outputs", rotation=90, ha="right", va="center", **words)
     ax.text(index.shape[1] / 2, 0.25, f"{kind}: inputs x kernel", ha="center", va="bottom", **words)
     if area.features:
         _bracket(ax, -0.25, 0, -shape[0], area.features)
