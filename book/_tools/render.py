@@ -12,6 +12,9 @@ from project import BUILD, HTML, SOURCE
 # Jupyter Book puts its live-code extension into every page, twice, though it is switched off.
 LIVE_CODE = re.compile(r"\s*<(link|script)\b[^>]*sphinx-thebe[^>]*>(</script>)?|\s*<script>const THEBE_.*?</script>")
 
+# Links from source back to documentation miss their place where a module is documented under two names.
+BACK = re.compile(r'<a class="viewcode-back" [^>]*>\[docs\]</a>')
+
 # Theme and extensions bring more than the pages load: source maps, live code, other renderers of MathJax.
 UNUSED = ("**/*.map", "**/*.ttf", "_static/locales", "_static/sphinx-thebe.*", "_static/webpack-macros.html")
 MATHJAX_USED = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
@@ -37,7 +40,7 @@ def render():
 def trim(html):
     """Removes what no page needs."""
     for page in html.rglob("*.html"):
-        page.write_text(LIVE_CODE.sub("", page.read_text()))
+        page.write_text(BACK.sub("", LIVE_CODE.sub("", page.read_text())))
     mathjax = html / "_static" / "mathjax"
     for pattern in UNUSED:
         for path in html.glob(pattern):
