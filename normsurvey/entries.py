@@ -71,12 +71,20 @@ class Entries:
             )
         return n
 
+    def unbiased(self, area: Area, correction: int = 1) -> float | Tensor:
+        """Factor n / (n - correction) of a biased variance, n the number (or weight) of values in each area."""
+        n = self.require(area, 1 + correction)
+        if self.weight is not None:
+            n = area.split(self.weight.expand(self.shape)).sum(area.dropped, keepdim=True)
+            return n / (n - correction).clamp_min(1)
+        return n / (n - correction)
+
 
 class Moments(Entries):
     """Means and variances per (sample, channel), each (N, C, 1), that stand for the tensor they were taken from."""
 
-    def __init__(self, mean: Tensor, var: Tensor):
-        super().__init__(mean)
+    def __init__(self, mean: Tensor, var: Tensor, weight: Tensor | None = None):
+        super().__init__(mean, weight)
         self._moments = (mean, var)
 
     def moments(self, area):

@@ -108,8 +108,9 @@ def mix(
         rows = (*matrix.shape[:2], 1)
         matrix = matrix if gain is None else matrix * gain.reshape(rows)
         shift = matrix.new_zeros(rows) if bias is None else bias.reshape(rows)
-        return _Mix.apply(_grouped(area, centred), matrix, shift.to(matrix.dtype)).reshape(centred.shape)
-    y = area.unmatrices(matrix @ area.matrices(centred), centred.shape)
+        matrix, shift = matrix.to(centred.dtype), shift.to(centred.dtype)
+        return _Mix.apply(_grouped(area, centred), matrix, shift).reshape(centred.shape)
+    y = area.unmatrices(matrix.to(centred.dtype) @ area.matrices(centred), centred.shape)
     y = y if gain is None else y * gain
     return y if bias is None else y + bias
 

@@ -1,6 +1,12 @@
 """Checks of constructor arguments that several methods share."""
 
-__all__ = ["axis_of_channels", "require_divisor"]
+__all__ = ["axis_of_channels", "require_divisor", "require_size"]
+
+
+def require_size(name: str, value: int | None, what: str) -> None:
+    """Raise ``ValueError`` unless ``value`` is ``None``, for all, or counts at least one."""
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name}={value!r} counts {what}: choose at least 1")
 
 
 def require_divisor(name: str, value: int, num_features: int) -> None:

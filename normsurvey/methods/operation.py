@@ -8,7 +8,7 @@ from ..operations import Center, Scale, ScaleByDeviation, Whiten
 from ..recovery import Affine
 from ..registry import Example, method
 from ..statistics import Running, RunningWhitening
-from .checks import axis_of_channels, require_divisor
+from .checks import axis_of_channels, require_divisor, require_size
 from .partitioning import WHOLE_SAMPLE, refuse_ambiguous
 
 
@@ -171,8 +171,7 @@ class BatchWhitening(Norm):
     """What the batch whitening methods share: groups of channels over batch and positions, and a running average."""
 
     def __init__(self, num_features, whiten, group_size, momentum, running, affine, channel_dim, fused, device, dtype):
-        if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
-            raise ValueError(f"group_size={group_size!r} counts channels whitened together: choose at least 1")
+        require_size("group_size", group_size, "channels whitened together")
         super().__init__(
             Area("n (g d) ... -> g", d=group_size, features="d"), whiten, Affine(num_features, affine),
             RunningWhitening(group_size, momentum, running),

@@ -8,7 +8,7 @@ from ..operations import Standardize
 from ..recovery import Affine
 from ..registry import Example, method
 from ..statistics import Running, RunningMoments
-from .checks import axis_of_channels, require_divisor
+from .checks import axis_of_channels, require_divisor, require_size
 
 WHOLE_SAMPLE = "The area is a sample's whole (C, positions) with channel_dim=1, each token's C with channel_dim=-1."
 
@@ -255,6 +255,7 @@ class BatchGroupNorm(Norm):
         affine=True, channel_dim=1, fused=True, device=None, dtype=None,
     ):  # fmt: skip
         require_divisor("num_groups", num_groups, num_features)
+        require_size("ghost_size", ghost_size, "samples in a block")
         super().__init__(
             Area("(b n) (g c) ... -> b g", n=ghost_size, g=num_groups), Standardize(eps), Affine(num_features, affine),
             RunningMoments(momentum, example_weight), channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,

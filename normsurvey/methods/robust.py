@@ -8,6 +8,7 @@ from ..operations import Standardize
 from ..recovery import Affine
 from ..registry import Example, method
 from ..statistics import Renormalized, Running
+from .checks import require_size
 
 
 @method(
@@ -87,6 +88,7 @@ class GhostBatchNorm(Norm):
         self, num_features, *, ghost_size=32, eps=1e-5, momentum=0.1, affine=True, channel_dim=1, fused=True,
         device=None, dtype=None,
     ):  # fmt: skip
+        require_size("ghost_size", ghost_size, "samples in a ghost batch")
         super().__init__(
             Area("(b n) c ... -> b c", n=ghost_size), Standardize(eps), Affine(num_features, affine),
             Running(momentum, mean=0.0, var=1.0), channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,

@@ -33,8 +33,7 @@ class Standardize(Operation):
         square = (values - area.spread(mean, values.shape)).square()
         spread = area.mean(square if var is None else square + var, entries.weight)
         if self.correction:
-            n = entries.require(area, 1 + self.correction)
-            spread = spread * (n / (n - self.correction))
+            spread = spread * entries.unbiased(area, self.correction)
         return {"mean": mean, "var": spread}
 
     def deviation(self, var: Tensor) -> Tensor:

@@ -63,7 +63,9 @@ class Conditional(Recovery):
         """Gain and bias of each sample, (N, C, 1)."""
         self._check(condition, entries.shape[0])
         if self.num_classes is not None:
-            return layer.weight[condition][..., None], layer.bias[condition][..., None]
+            rows = condition.long()  # torch reads small integers as a mask
+            return layer.weight[rows][..., None], layer.bias[rows][..., None]
+        condition = condition.to(layer.weight.dtype)
         gain, bias = layer.weight + layer.gain_net(condition), layer.bias + layer.bias_net(condition)
         return gain[..., None], bias[..., None]
 

@@ -31,7 +31,9 @@ class Mixture(Statistics):
         self.areas, self.momentum, self.correction, self.initial_var = areas, momentum, correction, initial_var
 
     def __repr__(self):
-        return f"{type(self).__name__}({', '.join(map(repr, self.areas))}, momentum={self.momentum})"
+        words = [repr(area) for area in self.areas]
+        words += [f"{k}={v!r}" for k, v in vars(self).items() if k != "areas"]
+        return f"{type(self).__name__}({', '.join(words)})"
 
     def register(self, layer, **factory):
         """Parameters ``mean_weight``, ``var_weight`` (areas,), and running averages if an area uses the batch."""
@@ -52,20 +54,20 @@ class Mixture(Statistics):
 
     def _corrected(self, layer, entries: Entries) -> Entries:
         """Where a correction is asked for: instance moments with it, from which the larger areas are pooled."""
-        positions = entries.shape[2]
-        if not self.correction or positions == 1:
+        if not self.correction or entries.shape[2] == 1:
             return entries
         estimate = layer.operation.estimate(INSTANCE, entries)
+        estimate["var"] = estimate["var"] * entries.unbiased(INSTANCE, self.correction)
         mean, var = (INSTANCE.spread(estimate[k], entries.shape) for k in ("mean", "var"))
-        return Moments(mean, var * (positions / (positions - self.correction)))
+        return Moments(mean, var, None if entries.weight is None else entries.weight.sum(2, keepdim=True))
 
     def _statistics(self, layer, area, entries, source):
         if area.uses_batch and not layer.training:
             return {"mean": layer.running_mean.view(1, -1, 1), "var": layer.running_var.view(1, -1, 1)}
-        count = entries.require(area)
+        entries.require(area)
         estimate = layer.operation.estimate(area, source)
         if self.correction and entries.shape[2] == 1:
-            estimate["var"] = estimate["var"] * (count / (count - self.correction))
+            estimate["var"] = estimate["var"] * entries.unbiased(area, self.correction)
         estimate = layer.operation.spread(area, estimate, entries.shape)
         if area.uses_batch:
             with torch.no_grad():
