@@ -136,7 +136,7 @@ def test_invariances_declared_and_denied(id, change):
 
 TORCH = {
     "WeightNorm": (torch_parametrizations.weight_norm, [{}, {"dim": 1}, {"dim": None}]),
-    "SpectralNorm": (torch_parametrizations.spectral_norm, [{}, {"n_power_iterations": 3}]),
+    "SpectralNorm": (torch_parametrizations.spectral_norm, [{}, {"n_power_iterations": 3}, {"dim": -1}]),
 }
 TORCH_CASES = [(id, options) for id, (_, variants) in TORCH.items() for options in variants]
 
@@ -233,7 +233,8 @@ def test_learned_scale(id):
         (lambda n: parametrize(n, "WeightNorm", dmi=0), TypeError, ["'dmi'", "dim"]),
         (lambda n: parametrize(n, "WeightNorm", "wieght"), ValueError, ["'wieght'", "weight"]),
         (lambda n: parametrize(n, "WeightNorm", "bias", dim=1), ValueError, ["dim=1", "(5,)"]),
-        (lambda n: parametrize(n, "WeightNorm", dim=-1), ValueError, ["dim=-1", "0 to 1"]),
+        (lambda n: parametrize(n, "WeightNorm", dim=-1), ValueError, ["dim=-1", "pass 1", "None"]),
+        (lambda n: parametrize(n, "SpectralNorm", dim=-3), ValueError, ["dim=-3", "0 to 1"]),
         (lambda n: parametrize(n, "WeightStandardization", "bias"), ValueError, ["(5,)", "at least 2 axes"]),
         (
             lambda n: parametrize(nn.Conv2d(1, 3, 1), "WeightStandardization"),

@@ -28,16 +28,16 @@ class WeightMethod(nn.Module):
                 f"weight has shape {tuple(weight.shape)}, but {name} needs at least {least_axes} axes; "
                 f"parametrize a weight, not a bias or a gain"
             )
-        if dim is not None and not 0 <= dim < weight.ndim:
+        if dim is not None and not -weight.ndim <= dim < weight.ndim:
             raise ValueError(
                 f"dim={dim} is no axis of a weight of shape {tuple(weight.shape)}; "
                 f"pass the axis of the output units, 0 to {weight.ndim - 1}"
             )
-        self.dim = dim
+        self.dim = dim if dim is None else dim % weight.ndim
 
     def rows(self, weight: Tensor) -> Tensor:
         """``(O, I, *kernel) -> (n, d)``: one row for each index of axis `dim`."""
-        return weight.movedim(self.dim, 0).flatten(1)
+        return (weight.movedim(self.dim, 0) if self.dim else weight).flatten(1)
 
     def like(self, rows: Tensor, weight: Tensor) -> Tensor:
         """``(n, d) -> (O, I, *kernel)``: the inverse of `rows`, in the dtype of `weight`."""

@@ -64,6 +64,8 @@ class WeightNorm(WeightMethod):
         learn_scale: bool = True,
     ) -> None:
         super().__init__(weight, dim)
+        if dim is not None and dim < 0:  # torch reads dim=-1 as None, against its custom
+            raise ValueError(f"dim={dim} is ambiguous; pass {self.dim} for that axis, or None for one norm in all")
         check_number("eps", eps)
         self.eps, self.start, self.learn_scale = eps, scale, learn_scale
         self.num_originals = 2 if learn_scale else 1

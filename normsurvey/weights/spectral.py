@@ -1,7 +1,6 @@
 """Weights divided by their largest singular value."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normsurvey.registry import Example, method
@@ -93,9 +92,8 @@ class SpectralNorm(WeightMethod):
 
     def unit(self, vector: Tensor) -> Tensor:
         """The vector at length 1, guarded by `eps`."""
-        if self.eps_placement == "max":
-            return F.normalize(vector, dim=0, eps=self.eps)
-        return vector / (torch.linalg.vector_norm(vector) + self.eps)
+        norm = torch.linalg.vector_norm(vector)
+        return vector / (norm.clamp_min(self.eps) if self.eps_placement == "max" else norm + self.eps)
 
     @torch.no_grad()
     def power_iteration(self, matrix: Tensor, steps: int) -> None:
