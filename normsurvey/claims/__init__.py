@@ -11,7 +11,7 @@ from .record import Above, Below, Between, Claim, ClaimFailed, Equal, Verdict
 
 __all__ = ["Above", "Below", "Between", "Claim", "ClaimFailed", "Claims", "Equal", "Verdict", "claims", "register"]
 
-PARTS = ("motivation", "scale_invariance", "conditioning", "applications")
+PARTS = ("motivation", "scale_invariance", "conditioning", "applications", "gans")
 
 _CLAIMS: dict[str, Claim] = {}
 

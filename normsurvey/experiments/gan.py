@@ -49,7 +49,9 @@ def generator(width: int = 128) -> nn.Sequential:
     return nn.Sequential(nn.Linear(LATENT, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
 
 
-def discriminator(treatment: str = "none", width: int = 128, hidden: int = 3, scale: float = 4.0) -> nn.Sequential:
+def discriminator(
+    treatment: str = "none", width: int = 128, hidden: int = 3, scale: float = 4.0, eps: float = 1e-5
+) -> nn.Sequential:
     """Points (N, 2) -> scores (N, 1).
 
     Args:
@@ -58,6 +60,7 @@ def discriminator(treatment: str = "none", width: int = 128, hidden: int = 3, sc
         hidden: number of hidden layers.
         scale: constant factor on the score, without which a 1-Lipschitz score could not reach the hinge's
             margins between neighbouring modes.
+        eps: of the batch normalization.
 
     Raises:
         ValueError: for another treatment.
@@ -67,7 +70,7 @@ def discriminator(treatment: str = "none", width: int = 128, hidden: int = 3, sc
     layers: list[nn.Module] = []
     for fan_in in (2, *[width] * (hidden - 1)):
         layers.append(nn.Linear(fan_in, width))
-        layers += [BatchNorm(width)] if treatment == "BatchNorm" else []
+        layers += [BatchNorm(width, eps=eps)] if treatment == "BatchNorm" else []
         layers.append(nn.ReLU())
     layers += [nn.Linear(width, 1), Times(scale)]
     if treatment == "SpectralNorm":
@@ -146,7 +149,7 @@ def train(
     lr: float,
     seed: int,
     *,
-    steps: int = 600,
+    steps: int = 800,
     width: int = 128,
     batch_size: int = 128,
     mixed: bool = False,
