@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from .catalogue import catalogue, create
 from .norm import Norm
+from .statistics import Renormalized
 
 __all__ = ["Replacement", "convert"]
 
@@ -98,12 +99,13 @@ def convert(
         if id(layer) not in done:
             done[id(layer)] = _replace(name, layer, method_id, options)
         new, entry = done[id(layer)]
-        report.append(entry)
+        report.append(replace(entry, name=name))
         if not name:
             model = new
         elif new is not layer:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, new)
+    _leave_fast_path(model)
     model.conversion = report
     return model
 
@@ -119,7 +121,7 @@ def _check_target(method_id: str, options: dict) -> None:
 
 def _describe(layer: nn.Module) -> tuple[str, int, dict] | str:
     """``(id, num_features, options)`` of the same method here, or the reason why there is none."""
-    track = {"eps": layer.eps if hasattr(layer, "eps") else None}
+    track = {"eps": layer.eps, "channel_dim": 1}
     if isinstance(layer, BATCH + INSTANCE):
         track |= {"momentum": layer.momentum, "affine": layer.affine, "track_running_stats": layer.track_running_stats}
         return "BatchNorm" if isinstance(layer, BATCH) else "InstanceNorm", layer.num_features, track
@@ -162,10 +164,23 @@ def _replace(name: str, layer: nn.Module, method_id: str | None, options: dict) 
     return new, Replacement(name, source, repr(new), *_carry(layer, new))
 
 
+def _leave_fast_path(model: nn.Module) -> None:
+    """Keep torch's transformer encoder off its fused inference kernel, which reads LayerNorms and no other layer."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(m, Norm) for m in module.children()):
+            module.activation_relu_or_gelu = 0
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, Norm) for m in module.modules()):
+            module.use_nested_tensor = False
+
+
 @torch.no_grad()
 def _carry(old: nn.Module, new: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Copy what both layers have; return the names carried, dropped and fresh."""
     source, target = dict(old.state_dict()), new.state_dict()
+    inside = [isinstance(getattr(layer, "statistics", None), Renormalized) for layer in (old, new)]
+    if "running_var" in source and inside[0] != inside[1]:  # BatchRenorm averages a deviation that includes eps
+        eps = old.eps if hasattr(old, "eps") else old.operation.eps
+        source["running_var"] = source["running_var"] + (eps if inside[1] else -eps)
     carried = [k for k in target if k in source and source[k].shape == target[k].shape]
     for key in carried:
         target[key].copy_(source[key])

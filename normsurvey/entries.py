@@ -75,7 +75,7 @@ class Entries:
         """Factor n / (n - correction) of a biased variance, n the number (or weight) of values in each area."""
         n = self.require(area, 1 + correction)
         if self.weight is not None:
-            n = area.split(self.weight.expand(self.shape)).sum(area.dropped, keepdim=True)
+            n = area.total(self.weight, self.shape)
             return n / (n - correction).clamp_min(1)
         return n / (n - correction)
 

@@ -110,6 +110,11 @@ def answers(y: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.detach().cpu().double() for k, v in found.items()}
 
 
+def channels_second(x: Tensor) -> Tensor:
+    """(N, C, ...) from (N, ..., C); references know no other layout."""
+    return x.movedim(-1, 1)
+
+
 def named(x: Tensor, parameters: dict, condition) -> dict[str, Tensor]:
     """Everything that a layer reads, by name."""
     return {"input": x} | parameters | {f"condition {k}": t for k, t in enumerate(tensors(condition))}
@@ -121,8 +126,11 @@ def expected(layer: ns.Norm, x: Tensor, condition=None, **more) -> dict[str, Ten
     parameters = {k: leaves(v, **double) for k, v in layer.named_parameters()}
     buffers = {k: v.detach().clone().cpu().double() for k, v in layer.named_buffers()}
     x, condition = leaves(x, **double), leaves(condition, **double)
-    definition = REFERENCES[layer.record.id]
-    y, new = definition(x, parameters | buffers, options_of(layer) | more, layer.training, condition)
+    last = layer.channel_dim == -1
+    given = channels_second(condition) if last and isinstance(condition, Tensor) and condition.dim() > 2 else condition
+    state, options = parameters | buffers, options_of(layer) | more
+    y, new = REFERENCES[layer.record.id](channels_second(x) if last else x, state, options, layer.training, given)
+    y = y.movedim(1, -1) if last else y
     return answers(y, named(x, parameters, condition)) | buffers | {k: v.double() for k, v in new.items()}
 
 

@@ -1,9 +1,9 @@
 """Slow and obvious float64 definitions, written from the papers, that everything else is compared with.
 
 This folder imports nothing of the rest of the package. A reference of a layer has the signature
-``f(x, p, o, training, condition=None) -> (y, buffers)``: the input (N, C, ...), the layer's ``state_dict``, its
-options with defaults filled in, the mode, the condition; it returns the output and the new values of the
-buffers that change. Gradients are those of automatic differentiation through it, stop-gradients included.
+``f(x, p, o, training, condition=None) -> (y, buffers)``: the input (N, C, ...), channels always second, the
+layer's ``state_dict``, its options with defaults filled in, the mode, the condition; it returns the output and the
+new values of the buffers that change. Gradients are those of automatic differentiation through it, stop-gradients included.
 """
 
 import importlib

@@ -1,4 +1,6 @@
-"""What the definitions share: sums, running averages, the layout of a tensor, gain and bias."""
+"""What the definitions share: sums, running averages, gain and bias, one axis of positions."""
+
+import functools
 
 import torch
 from torch import Tensor
@@ -43,21 +45,19 @@ def affine(y: Tensor, p: dict) -> Tensor:
     return torch.stack(out, 1)
 
 
-def channels_second(x: Tensor, o: dict) -> Tensor:
-    """The tensor as (N, C, S): batch, channels, all positions."""
-    x = x.movedim(-1, 1) if o.get("channel_dim") == -1 else x
+def flat(x: Tensor) -> Tensor:
+    """All positions in one axis: (N, C, S)."""
     return x.reshape(x.shape[0], x.shape[1], -1)
 
 
 def definition(method_id: str):
-    """Register a function of (N, C, S) as the definition of a method, for inputs of any layout."""
+    """Register a function of (N, C, S) as the definition of a method, for inputs (N, C, ...)."""
 
     def register(function):
         @reference(method_id)
-        def on_any_layout(x, p, o, training, condition=None):
-            y, buffers = function(channels_second(x, o), p, o, training, condition)
-            if o.get("channel_dim") == -1:
-                return y.reshape(x.movedim(-1, 1).shape).movedim(1, -1), buffers
+        @functools.wraps(function)
+        def on_any_positions(x, p, o, training, condition=None):
+            y, buffers = function(flat(x), p, o, training, condition)
             return y.reshape(x.shape), buffers
 
         return function

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .parts import channels_second, definition, mean, variance
+from .parts import definition, flat, mean, variance
 
 
 @definition("AdaIN")
@@ -14,7 +14,7 @@ def adain(x, p, o, training, condition):
         return (variance(values, o["correction"]) + o["eps"]) ** 0.5
 
     if isinstance(condition, Tensor):
-        style = channels_second(condition, o)
+        style = flat(condition)
         mu = [[mean(values) for values in sample] for sample in style]
         sigma = [[deviation(values) for values in sample] for sample in style]
     else:
