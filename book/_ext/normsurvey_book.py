@@ -129,19 +129,25 @@ class Scorecard(Computed):
 
 
 class ListMap(Computed):
-    """Section of the public list, chapters that treat it, methods of the package."""
+    """Section of the public list, chapters that treat it, methods of the package; the body titles the sections."""
+
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         chapters = sources.chapters(self.root)
         text = {c.path: (self.root / f"{c.path}.ipynb").read_text(encoding="utf-8") for c in chapters}
+        titles = dict(line.split(" ", 1) for line in self.content)
         sections: dict[str, list[str]] = {}
         for m in survey().catalogue.values():
             sections.setdefault(m.list_section, []).append(m.id)
+        if untitled := sorted(set(sections) - set(titles)):
+            raise self.error(f"title these sections of the list in the body of the directive: {untitled}")
         rows = []
         for section in sorted(sections, key=section_key):
             ids = sections[section]
             used = [c for c in chapters if any(re.search(rf"\b{i}\b", text[c.path]) for i in ids)]
-            rows.append([section, "; ".join(map(self.page, used)) or "–", ", ".join(map(self.card, ids))])
+            name = f"{section} [{titles[section]}]{{.small}}"
+            rows.append([name, "; ".join(map(self.page, used)) or "–", ", ".join(map(self.card, ids))])
         head = ["section of the list", "chapters that use its methods", "methods"]
         return self.table(head, rows, "listmap")
 

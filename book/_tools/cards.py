@@ -51,7 +51,7 @@ def options_table(record, meaning: dict[str, str]) -> str:
             continue
         default = "required" if p.default is p.empty else f"``{p.default!r}``"
         rows.append(f"   * - ``{name}``\n     - {default}\n     - {meaning.get(name, '')}")
-    head = ".. list-table::\n   :header-rows: 1\n\n   * - option\n     - default\n     - meaning\n"
+    head = ".. list-table::\n   :header-rows: 1\n   :class: options\n\n   * - option\n     - default\n     - meaning\n"
     return rst(head + "\n".join(rows))
 
 
@@ -132,16 +132,10 @@ def card(record, folder: Path) -> str:
         f"- Inputs: {', '.join(f'`{s}`' for s in record.shapes)}.",
         f"- Its backward pass is {backward}.",
         f"- To merge the statistics of several processes: {record.merge}.",
-        f"- Compared in the tests with the slow float64 reference `{reference_name(record)}`.\n",
+        f"- Compared in the tests with its slow float64 definition in `{reference.load()[record.id].__module__}`.\n",
         "## API\n", rst(f".. autoclass:: {api_name(record)}\n"),
     ]  # fmt: skip
     return "\n".join(p for p in pieces if p)
-
-
-def reference_name(record) -> str:
-    """Where the independent reference of a method stands."""
-    function = reference.load()[record.id]
-    return f"{function.__module__}.{function.__name__}"
 
 
 def order(record) -> tuple:
