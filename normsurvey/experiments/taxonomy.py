@@ -1,4 +1,4 @@
-"""How the methods relate: equalities between them, invariances predicted from their parts, Ba et al.'s table.
+"""How the methods relate: equalities between them, and with torch's own layers.
 
 All layers here take the composed path, whose arithmetic is that of their parts.
 """
@@ -14,11 +14,8 @@ from .. import methods
 from ..area import Area
 from ..norm import Norm
 from ..operations import Center
-from ..plots.areas import labels
-from ..registry import INVARIANCES, Method
-from ..weights import parametrize
 
-__all__ = ["TABLE", "difference", "identities", "predicted", "table_cell", "torch_pairs"]
+__all__ = ["difference", "example_input", "identities", "torch_pairs"]
 
 EXACT = {"fused": False, "dtype": torch.float64}
 
@@ -155,121 +152,3 @@ def identities(x: Tensor) -> dict[str, tuple[Callable, Callable]]:
         "SwitchableNorm, all weight on the batch = BatchNorm": (switched[2], batch),
         "AdaIN in its own style = the identity": (lambda t: adaptive(t, t), lambda t: t),
     }  # fmt: skip
-
-
-def predicted(record: Method, seed: int = 0) -> set[str]:
-    """The changes of its input that a layer cannot notice, from its parts alone.
-
-    A factor or an offset is invisible if (1) the operation removes it from a single area, (2) it is constant in
-    each area (in each feature of an area, where the operation removes even those), and (3) the statistics are
-    the input's own. The first and the third are tried on the part; the second is a matter of labels.
-
-    Args:
-        record: a layer of the catalogue.
-        seed: of the values on which the parts are tried.
-    """
-    layer = record.build(**({"eps": 0.0} if "eps" in record.signature.parameters else {}))
-    if not _own_statistics(record, seed):
-        return set()
-    shape = (record.example.shape[0], record.example.shape[1], 5)
-    removed = _removed(layer.operation, seed)
-    areas = getattr(layer.statistics, "areas", (layer.area,))
-    out = set()
-    for change in INVARIANCES["layer"]:
-        where, _, what = change.partition("_")
-        if removed[what] and all(_constant(where, area, shape, removed[what]) for area in areas):
-            out.add(change)
-    return out
-
-
-def _removed(operation, seed: int) -> dict[str, str]:
-    """How finely an operation removes scales and shifts from one area: "", "area" or "feature"."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = operation.mixes_channels
-    norm = Norm(Area("n d ... ->", features="d") if mixing else Area("n c ... ->"), operation, fused=False)
-    # channels of unlike size and correlated, so that no rotation happens to be the identity
-    mixer = torch.randn(3, 3, generator=generator, dtype=torch.float64) + torch.diag(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64))
-    x = 1 + torch.einsum("ij,njs->nis", mixer, torch.randn(2, 3, 40, generator=generator, dtype=torch.float64))
-    vector = 0.5 + torch.rand(1, 3, 1, generator=generator, dtype=torch.float64)
-    changed = {
-        "scale": {"area": 1.7 * x, "feature": vector * x}, "shift": {"area": x + 1.3, "feature": x + vector},
-    }  # fmt: skip
-    out = {}
-    for what, versions in changed.items():
-        unseen = [size for size, version in versions.items() if torch.allclose(norm(version), norm(x), atol=1e-9)]
-        out[what] = unseen[-1] if unseen else ""
-    return out
-
-
-def _constant(where: str, area: Area, shape: tuple[int, int, int], size: str) -> bool:
-    """Whether a factor per input, channel, sample or position is one number in each area (feature of an area)."""
-    n, c, s = (t.ravel() for t in torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
-    varies = {"input": 0 * n, "channel": c, "sample": n, "position": n * shape[2] + s}[where]
-    index, feature = (torch.as_tensor(t).ravel() for t in labels(area, shape))
-    block = index * (int(feature.max()) + 1) + feature if size == "feature" else index
-    pairs = torch.stack([block, varies]).unique(dim=1)
-    return pairs.shape[1] == len(block.unique())
-
-
-def _own_statistics(record: Method, seed: int) -> bool:
-    """Whether a layer in training ignores what its buffers remember."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(record.example.shape, generator=generator, dtype=torch.float64)
-    condition = record.example.condition and record.example.condition(generator, torch.float64, "cpu")
-    outputs = []
-    for remembered in (0.0, 0.7):
-        layer = record.build(**EXACT)
-        for buffer in layer.buffers():
-            if buffer.is_floating_point():
-                buffer.add_(remembered)
-        outputs.append(layer(x) if condition is None else layer(x, condition))
-    return torch.equal(*outputs)
-
-
-#: Rows of Ba et al.'s table (the last two of Zhang and Sennrich's): changes that the normalized layer does not notice.
-TABLE = {
-    "BatchNorm": ("weight matrix scaled", "weight vectors scaled", "data scaled", "data shifted"),
-    "WeightNorm": ("weight matrix scaled", "weight vectors scaled"),
-    "LayerNorm": ("weight matrix scaled", "weight matrix shifted", "data scaled", "one sample scaled"),
-    "RMSNorm": ("weight matrix scaled", "data scaled", "one sample scaled"),
-    "partial RMSNorm": ("weight matrix scaled", "data scaled", "one sample scaled"),
-}
-
-
-def table_cell(row: str, seed: int, device="cpu") -> dict[str, float]:
-    """Relative change of the output of ``norm(W x)`` for each of the six changes of weights or data.
-
-    Args:
-        row: a key of :data:`TABLE`.
-        seed: of the data (32, 10), the weight (8, 10) and the changes.
-        device: where to compute.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
-
-    x, w, gamma, delta = 0.5 + draw(32, 10), draw(8, 10), draw(1, 10), draw(1, 10)
-    rows, one = 1.5 + torch.rand(8, 1, generator=generator, dtype=torch.float64).to(device), torch.ones_like(x[:, :1])
-    one[0] = 2.0
-    output = _normalized(row, w)
-    changes = {
-        "weight matrix scaled": (x, 1.7 * w), "weight matrix shifted": (x, w + gamma),
-        "weight vectors scaled": (x, rows * w), "data scaled": (1.7 * x, w), "data shifted": (x + delta, w),
-        "one sample scaled": (one * x, w),
-    }  # fmt: skip
-    reference = output(x, w)
-    size = reference.square().mean().sqrt()
-    return {name: float((output(*changed) - reference).abs().max() / size) for name, changed in changes.items()}
-
-
-def _normalized(row: str, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """``(x, W) -> norm(x W^T)``; weight normalization keeps the lengths learned for ``weight``."""
-    if row == "WeightNorm":
-        linear = nn.Linear(*weight.shape[::-1], bias=False).to(weight)
-        linear.weight.data.copy_(weight)
-        method = parametrize(linear, "WeightNorm").parametrizations.weight
-        return lambda x, w: (x @ method[0](method.original0, w).T).detach()
-    options = {"p": 0.5} if row == "partial RMSNorm" else {}
-    norm = getattr(methods, row.removeprefix("partial "))(len(weight), eps=0.0, **options, **EXACT)
-    return lambda x, w: norm.to(x.device)(x @ w.T).detach()

@@ -33,7 +33,7 @@ def invariances(
     columns = list(next(iter(values.values())))
     table = np.round(np.log10([[max(cells[c], 1e-17) for c in columns] for cells in values.values()])) + 0.0
     if ax is None:
-        _, ax = pyplot.subplots(figsize=(7, 0.9 + 0.215 * len(values)))
+        _, ax = pyplot.subplots(figsize=(7, 0.9 + 0.2 * len(values)), dpi=100)
     seaborn.heatmap(
         table, ax=ax, vmin=-16, vmax=0.5, cmap=UNSEEN, annot=True, fmt=".0f", annot_kws={"size": 7}, linewidths=0.6,
         linecolor="white", yticklabels=list(values), xticklabels=[_two_lines(c) for c in columns], cbar=False,
