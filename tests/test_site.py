@@ -162,8 +162,14 @@ COMPLAINTS = {
 }
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves the site without a line per request."""
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves the site without a line per request; what all pages share is asked for once."""
+
+    protocol_version = "HTTP/1.1"
+
+    def end_headers(self):
+        self.send_header("Cache-Control", "max-age=3600")
+        super().end_headers()
 
     def log_message(self, *_):
         pass
@@ -172,7 +178,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def address(site):
     """The site's address on this machine while the tests of this file run."""
-    handler = functools.partial(Quiet, directory=str(HTML))
+    handler = functools.partial(Handler, directory=str(HTML))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
