@@ -153,8 +153,8 @@ class Verdict:
         display({"text/markdown": f"*measured:* {_listed(self.measured)}", MIME: record}, raw=True)
         return self
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        return {}
+    def _ipython_display_(self):
+        """Nothing more: :meth:`show` has said it."""
 
 
 def _labelled(measured: Any) -> dict[str, float]:
