@@ -79,13 +79,14 @@ def mismatch(used: dict[str, Moments], seen: dict[str, Moments], eps: float = 1e
 
 
 @torch.no_grad()
-def held_out_losses(model: LSTM, train: Batch, test: Batch, every_step: bool, size: int) -> dict[str, Tensor]:
+def held_out_losses(
+    model: LSTM, population: dict[str, Moments], test: Batch, every_step: bool, size: int
+) -> dict[str, Tensor]:
     """Held-out loss (R,), in nats, with three kinds of statistics.
 
-    ``"batch"``: training mode, statistics of test batches of ``size`` sequences; ``"per step"``: inference, population
-    statistics of each step; ``"pooled"``: inference, one population statistic for all steps.
+    ``"batch"``: training mode, statistics of test batches of ``size`` sequences; ``"per step"``: inference with the
+    statistics of the population at each step; ``"pooled"``: inference with those of all steps together.
     """
-    population = moments(model, train)
     batches = [subset(test, k, size) for k in range(0, test.x.shape[1] - size + 1, size)]
     training = copy.deepcopy(model).train()
     return {

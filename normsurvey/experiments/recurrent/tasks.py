@@ -138,7 +138,7 @@ class PythonText:
         """``count`` windows, evenly spread over the training text."""
         return self._spread(self.code, count, self.length)
 
-    def test_set(self, count: int = 1000, length: int | None = None) -> Batch:
+    def test_set(self, count: int = 500, length: int | None = None) -> Batch:
         """``count`` windows, evenly spread over the held-out text, ``length`` letters long."""
         return self._spread(self.code_test, count, length or self.length)
 

@@ -108,9 +108,7 @@ class Adam:
 
     def __init__(self, parameters: list[Tensor], rates: Tensor, betas=(0.9, 0.999), eps=1e-8):
         self.parameters, self.rates, self.betas, self.eps, self.count = parameters, rates, betas, eps, 0
-        self.first, self.second = (
-            [torch.zeros(len(rates), p.numel() // len(rates), device=p.device) for p in parameters] for _ in range(2)
-        )
+        self.first, self.second = ([torch.zeros_like(p).view(len(rates), -1) for p in parameters] for _ in range(2))
 
     @torch.no_grad()
     def step(self, gradients: tuple[Tensor, ...]) -> None:
