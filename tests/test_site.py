@@ -258,8 +258,9 @@ def test_text_is_legible(seen, scheme):
 
 
 def test_dark_follows_the_system(tab, address):
-    tab.evaluate("localStorage.clear()")
     tab.prefer("dark")
+    tab.open(address + "book/index.html")
+    tab.evaluate("localStorage.clear()")
     tab.open(address + "book/index.html")
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     tab.prefer("light")
