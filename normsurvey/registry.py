@@ -130,8 +130,23 @@ class Method:
 
     @property
     def signature(self) -> inspect.Signature:
-        """Constructor signature."""
+        """Constructor signature, with the options that all layers share."""
         return inspect.signature(self.cls)
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What the docstrings of the class and of what it derives from say of each argument."""
+        own = [base for base in reversed(self.cls.__mro__) if base.__module__.split(".")[0] == __name__.split(".")[0]]
+        return {name: text for base in own for name, text in _arguments(inspect.getdoc(base) or "").items()}
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """The ``Args:`` section of a docstring as a mapping from name to text."""
+    section = re.search(r"^Args:\n((?:(?: +.*)?\n?)*)", docstring, re.M)
+    if section is None:
+        return {}
+    entries = re.findall(r"^    ([*\w, ]+?)(?: \([^)]*\))?:\s+((?:.*\n?)(?:^     +.*\n?)*)", section[1], re.M)
+    return {name.strip("* "): " ".join(text.split()) for names, text in entries for name in names.split(",")}
 
 
 def near(name: str, known) -> str:
@@ -167,8 +182,25 @@ def method(**fields: Any) -> Callable[[type], type]:
     return register
 
 
+def full_signature(cls: type) -> inspect.Signature:
+    """Signature of a constructor in which ``**`` is replaced by the keyword options of the next class in line."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        own = inspect.signature(vars(base)["__init__"]).parameters
+        if not parameters:
+            parameters = {n: p for n, p in own.items() if p.kind is not p.VAR_KEYWORD}
+        else:  # the first argument of a method is its number of features, whatever its parts are given
+            taken = {n: p for n, p in own.items() if p.kind is p.KEYWORD_ONLY and n != "num_features"}
+            parameters |= {n: p.replace(annotation=p.empty) for n, p in taken.items() if n not in parameters}
+        if all(p.kind is not p.VAR_KEYWORD for p in own.values()):
+            break
+    return inspect.Signature(list(parameters.values()))
+
+
 def _remember_options(cls: type) -> None:
-    init, signature = cls.__init__, inspect.signature(cls.__init__)
+    init, signature = cls.__init__, full_signature(cls)
     options = [n for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
     defaults = {n: p.default for n, p in signature.parameters.items()}
 
@@ -182,4 +214,5 @@ def _remember_options(cls: type) -> None:
         given = {k: v for k, v in bound.arguments.items() if k in options and k not in ("device", "dtype")}
         self.options = {k: v for k, v in given.items() if v is not defaults[k] and v != defaults[k]}
 
+    remembering.__signature__ = signature
     cls.__init__ = remembering

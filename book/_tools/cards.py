@@ -19,23 +19,12 @@ DPI = 200
 LATER = re.compile(r"(Args|Raises|Source|Examples?|Shape|Attributes|Returns):|>>>")
 
 
-def docstring(record) -> tuple[str, str, dict[str, str]]:
-    """Split a docstring into first paragraph, prose with equations, and the meaning of each option."""
+def docstring(record) -> tuple[str, str]:
+    """The first paragraph of a docstring, and its prose with equations up to the sections."""
     lines = inspect.getdoc(record.cls).split("\n")
     end = next((k for k, s in enumerate(lines) if LATER.match(s)), len(lines))
     summary, _, body = "\n".join(lines[:end]).partition("\n\n")
-    options: dict[str, str] = {}
-    inside, name = False, ""
-    for line in lines[end:]:
-        if not line.startswith(" ") and line.strip():
-            inside = line.startswith("Args:")
-        elif inside and (found := re.match(r"    (\*{0,2}[\w, ]+?)\s*(?:\([^)]*\))?:\s+(.*)", line)):
-            name = found.group(1)
-            options[name] = found.group(2)
-        elif inside and name and line.strip():
-            options[name] += " " + line.strip()
-    spread = {each.strip("* "): text for names, text in options.items() for each in names.split(",")}
-    return " ".join(summary.split()), body.strip(), spread
+    return " ".join(summary.split()), body.strip()
 
 
 def rst(text: str) -> str:
@@ -43,14 +32,14 @@ def rst(text: str) -> str:
     return f"```{{eval-rst}}\n.. py:currentmodule:: normsurvey\n\n{text}\n```\n"
 
 
-def options_table(record, meaning: dict[str, str]) -> str:
+def options_table(record) -> str:
     """Every argument of the constructor, its default, and what the docstring says of it."""
     rows = []
     for name, p in record.signature.parameters.items():
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) or name == "self":
             continue
         default = "required" if p.default is p.empty else f"``{p.default!r}``"
-        rows.append(f"   * - ``{name}``\n     - {default}\n     - {meaning.get(name, '')}")
+        rows.append(f"   * - ``{name}``\n     - {default}\n     - {record.meanings.get(name, '')}")
     head = ".. list-table::\n   :header-rows: 1\n   :class: options\n\n   * - option\n     - default\n     - meaning\n"
     return rst(head + "\n".join(rows))
 
@@ -111,7 +100,7 @@ def api_name(record) -> str:
 
 def card(record, folder: Path) -> str:
     """The page of one method in Markdown."""
-    summary, body, meaning = docstring(record)
+    summary, body = docstring(record)
     facts = [record.kind, str(record.year), f"section {record.list_section} of the NormalizationSurvey list",
              f"definition {record.status}"]  # fmt: skip
     backward = "the derivative of its forward pass" if record.derivative else "the paper's own rule instead"
@@ -123,7 +112,7 @@ def card(record, folder: Path) -> str:
         f"**{record.title}**, {{cite:t}}`{record.cite}`, [arXiv:{record.arxiv}](https://arxiv.org/abs/{record.arxiv}).\n",
         picture(record, folder / "areas"),
         "## Definition\n", rst(body), parts_table(record),
-        "## Options\n", example(record), options_table(record, meaning),
+        "## Options\n", example(record), options_table(record),
     ]  # fmt: skip
     if record.kind in ("layer", "weight"):
         pieces += ["## Invariances, as tested\n", invariance_table(record)]

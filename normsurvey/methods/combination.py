@@ -32,21 +32,17 @@ class SwitchableNorm(Norm):
         use_batch: ``False`` mixes instance and layer statistics only.
         correction: 1 divides the instance variance by the number of positions less one, as the authors' code.
         affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Source: Luo et al., arXiv 1806.10779, equations 3 to 5.
     """
 
     def __init__(
-        self, num_features, *, eps=1e-5, momentum=0.1, use_batch=True, correction=0, affine=True, channel_dim=1,
-        fused=True, device=None, dtype=None,
+        self, num_features, *, eps=1e-5, momentum=0.1, use_batch=True, correction=0, affine=True, **layout
     ):  # fmt: skip
         batch = (Area("n c ... -> c"),) if use_batch else ()
         super().__init__(
             Area("n c ... -> n c"), Standardize(eps), Affine(num_features, affine),
             Mixture(Area("n c ... -> n c"), Area("n c ... -> n"), *batch, momentum=momentum, correction=correction),
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            **layout,
         )  # fmt: skip

@@ -35,9 +35,7 @@ class RMSNorm(Norm):
         p: estimate from the first ``int(p * C)`` channels only (partial RMSNorm); ``None`` takes all.
         eps_outside: add eps to the root, as the authors' code does (with eps = 1e-8).
         channel_dim: 1 or -1; ``None`` is 1, and refuses ``(N, L, C)`` inputs that read either way.
-        fused: ``False`` takes the plain composed path.
-        device: of the parameters.
-        dtype: of the parameters.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Raises:
         ValueError: for ``p`` that leaves no channel, or an ambiguous three-dimensional input.
@@ -46,16 +44,14 @@ class RMSNorm(Norm):
     """
 
     def __init__(
-        self, num_features, *, eps=None, affine=True, bias=False, p=None, eps_outside=False, channel_dim=None,
-        fused=True, device=None, dtype=None,
+        self, num_features, *, eps=None, affine=True, bias=False, p=None, eps_outside=False, channel_dim=None, **layout
     ):  # fmt: skip
         first = None if p is None else int(p * num_features)
         if first is not None and not 0 < first <= num_features:
             raise ValueError(f"p={p} keeps {first} of {num_features} channels: choose p with 1 <= p * C <= C")
         super().__init__(
             Area("n c ... -> n ..." if channel_dim == -1 else "n c ... -> n"), Scale(eps, eps_outside, first),
-            Affine(num_features, affine, bias=bias), channel_dim=axis_of_channels(channel_dim), fused=fused,
-            device=device, dtype=dtype,
+            Affine(num_features, affine, bias=bias), channel_dim=axis_of_channels(channel_dim), **layout,
         )  # fmt: skip
         self.ambiguous = channel_dim is None
 
@@ -81,18 +77,14 @@ class PixelNorm(Norm):
     Args:
         num_features: number of channels C.
         eps: :math:`\epsilon`.
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: accepted for uniformity; there is nothing to place.
-        dtype: accepted for uniformity.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Source: Karras et al., arXiv 1710.10196, section 4.2.
     """
 
-    def __init__(self, num_features, *, eps=1e-8, channel_dim=1, fused=True, device=None, dtype=None):
+    def __init__(self, num_features, *, eps=1e-8, **layout):
         super().__init__(
-            Area("n c ... -> n ..."), Scale(eps), num_features=num_features, channel_dim=channel_dim, fused=fused,
-            device=device, dtype=dtype,
+            Area("n c ... -> n ..."), Scale(eps), num_features=num_features, **layout,
         )  # fmt: skip
 
 
@@ -113,18 +105,15 @@ class MeanOnlyBatchNorm(Norm):
         num_features: number of channels C.
         momentum: weight of the new value in the running mean, ``None`` for a cumulative average.
         affine: learn ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Source: Salimans & Kingma, arXiv 1602.07868, section 4.
     """
 
-    def __init__(self, num_features, *, momentum=0.1, affine=True, channel_dim=1, fused=True, device=None, dtype=None):
+    def __init__(self, num_features, *, momentum=0.1, affine=True, **layout):
         super().__init__(
             Area("n c ... -> c"), Center(), Affine(num_features, affine, gain=False), Running(momentum, mean=0.0),
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            **layout,
         )  # fmt: skip
 
 
@@ -148,34 +137,42 @@ class L1BatchNorm(Norm):
         momentum: weight of the new value in the running averages (``running_mean``, ``running_deviation``).
         gaussian: multiply s by :math:`\sqrt{\pi/2}`, so that it estimates the standard deviation of a Gaussian.
         affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Source: Wu et al., arXiv 1802.09769; the Gaussian factor from Hoffer et al., arXiv 1803.01814.
     """
 
     def __init__(
-        self, num_features, *, eps=1e-5, momentum=0.1, gaussian=False, affine=True, channel_dim=1, fused=True,
-        device=None, dtype=None,
+        self, num_features, *, eps=1e-5, momentum=0.1, gaussian=False, affine=True, **layout
     ):  # fmt: skip
         super().__init__(
             Area("n c ... -> c"), ScaleByDeviation(eps, gaussian), Affine(num_features, affine),
             Running(momentum, mean=0.0, deviation=1.0),
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            **layout,
         )  # fmt: skip
 
 
 class BatchWhitening(Norm):
-    """What the batch whitening methods share: groups of channels over batch and positions, and a running average."""
+    """What the batch whitening methods share: groups of channels over batch and positions, and a running average.
 
-    def __init__(self, num_features, whiten, group_size, momentum, running, affine, channel_dim, fused, device, dtype):
+    Args:
+        num_features: number of channels C.
+        whiten: the whitening operation.
+        group_size: channels whitened together; the last group may be smaller; ``None``: all.
+        momentum: weight of the new value in the running averages, ``None`` for a cumulative average.
+        running: ``"whitening"`` averages the whitening matrix, as the methods' papers do, ``"covariance"`` the
+            covariance (Huang et al., arXiv 2003.12327).
+        affine: learn ``weight`` and ``bias`` (C,).
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
+    """
+
+    def __init__(
+        self, num_features, whiten, *, group_size=16, momentum=0.1, running="whitening", affine=True, **layout
+    ):
         require_size("group_size", group_size, "channels whitened together")
         super().__init__(
             Area("n (g d) ... -> g", d=group_size, features="d"), whiten, Affine(num_features, affine),
-            RunningWhitening(group_size, momentum, running),
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            RunningWhitening(group_size, momentum, running), **layout,
         )  # fmt: skip
 
 
@@ -197,27 +194,16 @@ class DecorrelatedBatchNorm(BatchWhitening):
 
     Args:
         num_features: number of channels C.
-        group_size: channels whitened together; the last group may be smaller; ``None``: all.
         eps: :math:`\epsilon`.
-        momentum: weight of the new value in the running averages.
-        running: ``"whitening"`` averages the whitening matrix, as the paper does, ``"covariance"`` the covariance.
-        affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **options: ``group_size``, ``momentum``, ``running`` and ``affine`` of every batch whitening method, and the
+            ``**layout`` of :class:`Norm`.
 
     Source: Huang et al., arXiv 1804.08450, equations 4 to 6 and algorithm 1; averages of the covariance: Huang et
     al., arXiv 2003.12327.
     """
 
-    def __init__(
-        self, num_features, *, group_size=16, eps=1e-3, momentum=0.1, running="whitening", affine=True, channel_dim=1,
-        fused=True, device=None, dtype=None,
-    ):  # fmt: skip
-        super().__init__(
-            num_features, Whiten("zca", eps), group_size, momentum, running, affine, channel_dim, fused, device, dtype
-        )
+    def __init__(self, num_features, *, eps=1e-3, **options):
+        super().__init__(num_features, Whiten("zca", eps), **options)
 
 
 @method(
@@ -238,26 +224,15 @@ class PCAWhitening(BatchWhitening):
 
     Args:
         num_features: number of channels C.
-        group_size: channels whitened together; the last group may be smaller; ``None``: all.
         eps: :math:`\epsilon`.
-        momentum: weight of the new value in the running averages.
-        running: ``"whitening"`` averages the whitening matrix, ``"covariance"`` the covariance.
-        affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **options: ``group_size``, ``momentum``, ``running`` and ``affine`` of every batch whitening method, and the
+            ``**layout`` of :class:`Norm`.
 
     Source: Huang et al., arXiv 1804.08450, section 3.2, and arXiv 2003.12327.
     """
 
-    def __init__(
-        self, num_features, *, group_size=16, eps=1e-3, momentum=0.1, running="whitening", affine=True, channel_dim=1,
-        fused=True, device=None, dtype=None,
-    ):  # fmt: skip
-        super().__init__(
-            num_features, Whiten("pca", eps), group_size, momentum, running, affine, channel_dim, fused, device, dtype
-        )
+    def __init__(self, num_features, *, eps=1e-3, **options):
+        super().__init__(num_features, Whiten("pca", eps), **options)
 
 
 @method(
@@ -276,27 +251,15 @@ class CholeskyWhitening(BatchWhitening):
 
     Args:
         num_features: number of channels C.
-        group_size: channels whitened together; the last group may be smaller; ``None``: all.
         eps: :math:`\epsilon`.
-        momentum: weight of the new value in the running averages.
-        running: ``"whitening"`` averages the whitening matrix, ``"covariance"`` the covariance.
-        affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **options: ``group_size``, ``momentum``, ``running`` and ``affine`` of every batch whitening method, and the
+            ``**layout`` of :class:`Norm`.
 
     Source: Siarohin, Sangineto & Sebe, arXiv 1806.00420, section 3; Huang et al., arXiv 2003.12327.
     """
 
-    def __init__(
-        self, num_features, *, group_size=16, eps=1e-3, momentum=0.1, running="whitening", affine=True, channel_dim=1,
-        fused=True, device=None, dtype=None,
-    ):  # fmt: skip
-        super().__init__(
-            num_features, Whiten("cholesky", eps), group_size, momentum, running, affine, channel_dim, fused, device,
-            dtype,
-        )  # fmt: skip
+    def __init__(self, num_features, *, eps=1e-3, **options):
+        super().__init__(num_features, Whiten("cholesky", eps), **options)
 
 
 @method(
@@ -317,28 +280,17 @@ class IterNorm(BatchWhitening):
 
     Args:
         num_features: number of channels C.
-        group_size: channels whitened together; the last group may be smaller; ``None``: all.
         num_iterations: T; 0 only centers and divides by one common scale.
         eps: :math:`\epsilon`.
-        momentum: weight of the new value in the running averages.
-        running: ``"whitening"`` averages the whitening matrix, as the paper does, ``"covariance"`` the covariance.
-        affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        group_size: channels whitened together; the last group may be smaller; ``None``: all.
+        **options: ``momentum``, ``running`` and ``affine`` of every batch whitening method, and the ``**layout``
+            of :class:`Norm`.
 
     Source: Huang et al., arXiv 1904.03441, equations 4 to 6 and algorithm 1.
     """
 
-    def __init__(
-        self, num_features, *, group_size=None, num_iterations=5, eps=1e-5, momentum=0.1, running="whitening",
-        affine=True, channel_dim=1, fused=True, device=None, dtype=None,
-    ):  # fmt: skip
-        super().__init__(
-            num_features, Whiten("newton", eps, num_iterations), group_size, momentum, running, affine, channel_dim,
-            fused, device, dtype,
-        )  # fmt: skip
+    def __init__(self, num_features, *, num_iterations=5, eps=1e-5, group_size=None, **options):
+        super().__init__(num_features, Whiten("newton", eps, num_iterations), group_size=group_size, **options)
 
 
 @method(
@@ -364,10 +316,7 @@ class GroupWhitening(Norm):
         eps: added to the diagonal of :math:`\Sigma_n`; ``None``: 0 for ``"newton"`` and 1e-5 for ``"zca"``, as in the
             authors' code.
         affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of the parameters.
-        dtype: of the parameters.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Raises:
         ValueError: if ``num_groups`` does not divide C, or for another ``whitening``.
@@ -377,7 +326,7 @@ class GroupWhitening(Norm):
 
     def __init__(
         self, num_features, *, num_groups=None, whitening="newton", num_iterations=5, eps=None, affine=True,
-        channel_dim=1, fused=True, device=None, dtype=None,
+        **layout
     ):  # fmt: skip
         num_groups = min(32, num_features) if num_groups is None else num_groups
         require_divisor("num_groups", num_groups, num_features)
@@ -386,5 +335,5 @@ class GroupWhitening(Norm):
         eps = {"newton": 0.0, "zca": 1e-5}[whitening] if eps is None else eps
         super().__init__(
             Area("n (g c) ... -> n", g=num_groups, features="g"), Whiten(whitening, eps, num_iterations),
-            Affine(num_features, affine), channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            Affine(num_features, affine), **layout,
         )  # fmt: skip

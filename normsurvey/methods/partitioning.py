@@ -38,9 +38,7 @@ class LayerNorm(Norm):
         correction: 1 divides by the number of values less one.
         eps_outside: add eps to the standard deviation.
         channel_dim: 1 or -1; ``None`` is 1, and refuses ``(N, L, C)`` inputs that read either way.
-        fused: ``False`` takes the plain composed path.
-        device: of the parameters.
-        dtype: of the parameters.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Raises:
         ValueError: for a three-dimensional input with L = C where ``channel_dim`` was not given.
@@ -50,12 +48,12 @@ class LayerNorm(Norm):
 
     def __init__(
         self, num_features, *, eps=1e-5, affine=True, bias=True, correction=0, eps_outside=False, channel_dim=None,
-        fused=True, device=None, dtype=None,
+        **layout,
     ):  # fmt: skip
         super().__init__(
             Area("n c ... -> n ..." if channel_dim == -1 else "n c ... -> n"),
             Standardize(eps, correction, eps_outside), Affine(num_features, affine, bias=bias),
-            channel_dim=axis_of_channels(channel_dim), fused=fused, device=device, dtype=dtype,
+            channel_dim=axis_of_channels(channel_dim), **layout,
         )  # fmt: skip
         self.ambiguous = channel_dim is None
 
@@ -94,10 +92,7 @@ class GroupNorm(Norm):
         num_groups: number of groups, a divisor of C.
         eps: :math:`\epsilon`.
         affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of the parameters.
-        dtype: of the parameters.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Raises:
         ValueError: if ``num_groups`` does not divide C.
@@ -105,13 +100,11 @@ class GroupNorm(Norm):
     Source: Wu & He, arXiv 1803.08494, equations 1, 2 and 7.
     """
 
-    def __init__(
-        self, num_features, *, num_groups=32, eps=1e-5, affine=True, channel_dim=1, fused=True, device=None, dtype=None
-    ):
+    def __init__(self, num_features, *, num_groups=32, eps=1e-5, affine=True, **layout):
         require_divisor("num_groups", num_groups, num_features)
         super().__init__(
             Area("n (g c) ... -> n g", g=num_groups), Standardize(eps), Affine(num_features, affine),
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            **layout,
         )  # fmt: skip
 
 
@@ -136,22 +129,18 @@ class InstanceNorm(Norm):
         momentum: weight of the new value in the running averages.
         affine: learn ``weight`` and ``bias`` (C,).
         track_running_stats: average instance statistics over the batch and use the averages in inference.
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Source: Ulyanov, Vedaldi & Lempitsky, arXiv 1607.08022.
     """
 
     def __init__(
-        self, num_features, *, eps=1e-5, momentum=0.1, affine=False, track_running_stats=False, channel_dim=1,
-        fused=True, device=None, dtype=None,
+        self, num_features, *, eps=1e-5, momentum=0.1, affine=False, track_running_stats=False, **layout
     ):  # fmt: skip
         statistics = Running(momentum, mean=0.0, var=1.0) if track_running_stats else None
         super().__init__(
             Area("n c ... -> n c"), Standardize(eps), Affine(num_features, affine), statistics,
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            **layout,
         )  # fmt: skip
 
 
@@ -176,20 +165,15 @@ class PositionalNorm(Norm):
         eps: :math:`\epsilon`.
         affine: learn ``weight`` and ``bias`` (C,).
         correction: 1 divides by C - 1, as the authors' code does; the paper has 0.
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of the parameters.
-        dtype: of the parameters.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Source: Li et al., arXiv 1907.04312, equations 1 to 3.
     """
 
-    def __init__(
-        self, num_features, *, eps=1e-5, affine=False, correction=0, channel_dim=1, fused=True, device=None, dtype=None
-    ):
+    def __init__(self, num_features, *, eps=1e-5, affine=False, correction=0, **layout):
         super().__init__(
             Area("n c ... -> n ..."), Standardize(eps, correction), Affine(num_features, affine),
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            **layout,
         )  # fmt: skip
 
     def moments(self, x):
@@ -239,10 +223,7 @@ class BatchGroupNorm(Norm):
         momentum: weight of the new value in the running moments.
         example_weight: in inference, weight of the test sample's own moments.
         affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Raises:
         ValueError: if ``num_groups`` does not divide C, or ``ghost_size`` a larger batch.
@@ -252,11 +233,11 @@ class BatchGroupNorm(Norm):
 
     def __init__(
         self, num_features, *, num_groups=32, ghost_size=None, eps=1e-5, momentum=0.01, example_weight=0.0,
-        affine=True, channel_dim=1, fused=True, device=None, dtype=None,
+        affine=True, **layout
     ):  # fmt: skip
         require_divisor("num_groups", num_groups, num_features)
         require_size("ghost_size", ghost_size, "samples in a block")
         super().__init__(
             Area("(b n) (g c) ... -> b g", n=ghost_size, g=num_groups), Standardize(eps), Affine(num_features, affine),
-            RunningMoments(momentum, example_weight), channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            RunningMoments(momentum, example_weight), **layout,
         )  # fmt: skip

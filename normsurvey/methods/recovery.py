@@ -43,10 +43,7 @@ class ConditionalBatchNorm(Norm):
         eps: :math:`\epsilon`.
         momentum: weight of the new value in the running averages, ``None`` for a cumulative average.
         track_running_stats: keep running averages; without them inference uses the batch too.
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Raises:
         ValueError: unless exactly one of ``num_classes`` and ``condition_features`` is given.
@@ -56,13 +53,13 @@ class ConditionalBatchNorm(Norm):
 
     def __init__(
         self, num_features, *, num_classes=None, condition_features=None, hidden_features=128, eps=1e-5, momentum=0.1,
-        track_running_stats=True, channel_dim=1, fused=True, device=None, dtype=None,
+        track_running_stats=True, **layout
     ):  # fmt: skip
         super().__init__(
             Area("n c ... -> c"), Standardize(eps),
             Conditional(num_features, num_classes, condition_features, hidden_features),
             Running(momentum, track=track_running_stats, mean=0.0, var=1.0),
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            **layout,
         )  # fmt: skip
 
 
@@ -86,20 +83,15 @@ class AdaIN(Norm):
         eps: :math:`\epsilon`, for input and style alike.
         correction: 1 divides variances by the number of values less one, as a popular port does.
         alpha: how far to go from the input (0) to the styled output (1).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: accepted for uniformity; there is nothing to place.
-        dtype: accepted for uniformity.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Source: Huang & Belongie, arXiv 1703.06868, equations 8 and 14; the pair from Huang et al., arXiv 1804.04732.
     """
 
-    def __init__(
-        self, num_features, *, eps=1e-5, correction=0, alpha=1.0, channel_dim=1, fused=True, device=None, dtype=None
-    ):
+    def __init__(self, num_features, *, eps=1e-5, correction=0, alpha=1.0, **layout):
         super().__init__(
             Area("n c ... -> n c"), Standardize(eps, correction), Style(), num_features=num_features,
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            **layout,
         )  # fmt: skip
         self.alpha = alpha
 

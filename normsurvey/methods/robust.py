@@ -35,21 +35,18 @@ class BatchRenorm(Norm):
         d_max: limit of d at the end of the schedule.
         eps_outside: :math:`\sigma_B = \sqrt{\mathrm{Var}} + \epsilon`, as in a public port.
         affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Source: Ioffe, arXiv 1702.03275, algorithm 1 and section 4.
     """
 
     def __init__(
         self, num_features, *, eps=1e-3, momentum=0.01, r_max=3.0, d_max=5.0, eps_outside=False, affine=True,
-        channel_dim=1, fused=True, device=None, dtype=None,
+        **layout
     ):  # fmt: skip
         super().__init__(
             Area("n c ... -> c"), Standardize(eps, eps_outside=eps_outside), Affine(num_features, affine),
-            Renormalized(momentum, r_max, d_max), channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            Renormalized(momentum, r_max, d_max), **layout,
         )  # fmt: skip
 
 
@@ -73,10 +70,7 @@ class GhostBatchNorm(Norm):
         eps: :math:`\epsilon`.
         momentum: weight of the new value, for each ghost batch; ``None`` for a cumulative average.
         affine: learn ``weight`` and ``bias`` (C,).
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Raises:
         ValueError: for a larger batch that ``ghost_size`` does not divide.
@@ -85,11 +79,10 @@ class GhostBatchNorm(Norm):
     """
 
     def __init__(
-        self, num_features, *, ghost_size=32, eps=1e-5, momentum=0.1, affine=True, channel_dim=1, fused=True,
-        device=None, dtype=None,
+        self, num_features, *, ghost_size=32, eps=1e-5, momentum=0.1, affine=True, **layout
     ):  # fmt: skip
         require_size("ghost_size", ghost_size, "samples in a ghost batch")
         super().__init__(
             Area("(b n) c ... -> b c", n=ghost_size), Standardize(eps), Affine(num_features, affine),
-            Running(momentum, mean=0.0, var=1.0), channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            Running(momentum, mean=0.0, var=1.0), **layout,
         )  # fmt: skip

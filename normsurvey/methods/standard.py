@@ -31,20 +31,16 @@ class BatchNorm(Norm):
         momentum: weight of the new value in the running averages, ``None`` for a cumulative average.
         affine: learn ``weight`` and ``bias`` (C,).
         track_running_stats: keep running averages; without them inference uses the batch too.
-        channel_dim: 1 for ``(N, C, ...)``, -1 for ``(N, ..., C)``.
-        fused: ``False`` takes the plain composed path.
-        device: of parameters and buffers.
-        dtype: of parameters and buffers.
+        **layout: ``channel_dim``, ``fused``, ``device`` and ``dtype``, as in :class:`Norm`.
 
     Source: Ioffe & Szegedy, arXiv 1502.03167, algorithms 1 and 2; running variance unbiased, as in torch.
     """
 
     def __init__(
-        self, num_features, *, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, channel_dim=1,
-        fused=True, device=None, dtype=None,
+        self, num_features, *, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, **layout
     ):  # fmt: skip
         super().__init__(
             Area("n c ... -> c"), Standardize(eps), Affine(num_features, affine),
             Running(momentum, track=track_running_stats, mean=0.0, var=1.0),
-            channel_dim=channel_dim, fused=fused, device=device, dtype=dtype,
+            **layout,
         )  # fmt: skip
