@@ -154,7 +154,8 @@ class Area:
                     expanded[j] = max(estimate.shape[j], sizes[j])
             out.append(math.prod(expanded[j] for j in block))
             k += len(names)
-        return estimate.expand(expanded).reshape(out)[:, : max(shape[1], 1)]
+        spread = estimate.expand(expanded).reshape(out)
+        return spread[:, : shape[1]] if spread.shape[1] > max(shape[1], 1) else spread
 
     def matrices(self, x: Tensor) -> Tensor:
         """Arrange ``x`` (N, C, S) as ``(areas, features, samples)``, the matrices that whitening works on."""

@@ -90,7 +90,7 @@ def test_round_trips(method_id, device):
     for mode in (False, True, False):
         want = computed(layer.train(mode), x, condition)
         for twin in copies:
-            assert_same(computed(twin.train(mode), x, condition), want, 0.0)
+            assert_same(computed(twin.train(mode), x, condition), want, 1e-14)
 
 
 @EVERY

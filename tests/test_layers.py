@@ -47,10 +47,11 @@ CASES = [(method_id, options) for method_id in LAYERS for options in variants(me
 
 @FUSED
 @pytest.mark.parametrize(("method_id", "options"), CASES, ids=[f"{m}-{o}" for m, o in CASES])
-def test_every_option(method_id, options, fused):
-    layer = build(method_id, fused=fused, **options)
-    drawn = [draw(method_id, mean=0.5, seed=seed) for seed in (0, 1)]
-    assert_follows(layer, [x for x, _ in drawn], embedding(options_of(layer), drawn[0][1]), 1e-10)
+def test_every_option(method_id, options, fused, device):
+    layer = build(method_id, fused=fused, device=device, **options)
+    drawn = [draw(method_id, mean=0.5, seed=seed, device=device) for seed in (0, 1)]
+    condition = embedding(options_of(layer), drawn[0][1], device=device)
+    assert_follows(layer, [x for x, _ in drawn], condition, 1e-10)
 
 
 @pytest.mark.parametrize("channel_dim", [1, -1])
@@ -92,12 +93,10 @@ def as_function(layer, condition):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("shape", [(4, 6, 4, 4), (4, 6, 3)], ids=str)
 @FUSED
-@EVERY
-def test_first_and_second_derivatives(method_id, fused, shape, training):
-    if not ns.catalogue[method_id].derivative:
-        return
-    layer = build(method_id, fused=fused).train(training)
-    x, condition = draw(method_id, shape)
+@pytest.mark.parametrize("method_id", [m for m in LAYERS if ns.catalogue[m].derivative])
+def test_first_and_second_derivatives(method_id, fused, shape, training, device):
+    layer = build(method_id, fused=fused, device=device).train(training)
+    x, condition = draw(method_id, shape, device=device)
     function, rest = as_function(layer, condition)
     inputs = (x.requires_grad_(), *rest)
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
@@ -106,14 +105,14 @@ def test_first_and_second_derivatives(method_id, fused, shape, training):
 
 @pytest.mark.parametrize("shape", [(4, 6, 4, 4), (4, 6)], ids=str)
 @EVERY
-def test_every_route_to_a_second_derivative_agrees(method_id, shape):
-    """Double backward (plain, batched, composed), jvp of grad, hessian, and vmap give one Hessian."""
+def test_every_route_to_a_second_derivative_agrees(method_id, shape, device):
+    """Double backward (plain, batched, composed), jvp of grad, hessian, and vmap give one Hessian, or raise."""
     shape = (4, 6, 3) if "NC" not in ns.catalogue[method_id].shapes and len(shape) == 2 else shape
-    x, condition = draw(method_id, shape)
-    v, weight = draw(method_id, shape, seed=3)[0], draw(method_id, shape, seed=4)[0]
+    x, condition = draw(method_id, shape, device=device)
+    v, weight = (draw(method_id, shape, seed=seed, device=device)[0] for seed in (3, 4))
     products = {}
     for fused in (True, False):
-        function, rest = as_function(build(method_id, fused=fused), condition)
+        function, rest = as_function(build(method_id, fused=fused, device=device), condition)
 
         def loss(x, function=function, rest=rest):
             return (weight * function(x, *rest).sin()).sum()
