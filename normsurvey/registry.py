@@ -136,7 +136,7 @@ class Method:
     @property
     def meanings(self) -> dict[str, str]:
         """What the docstrings of the class and of what it derives from say of each argument."""
-        own = [base for base in reversed(self.cls.__mro__) if base.__module__.split(".")[0] == __name__.split(".")[0]]
+        own = [b for b in reversed(self.cls.__mro__) if b.__module__.split(".")[0] not in ("builtins", "torch")]
         return {name: text for base in own for name, text in _arguments(inspect.getdoc(base) or "").items()}
 
 

@@ -147,8 +147,7 @@ class L1BatchNorm(Norm):
     ):  # fmt: skip
         super().__init__(
             Area("n c ... -> c"), ScaleByDeviation(eps, gaussian), Affine(num_features, affine),
-            Running(momentum, mean=0.0, deviation=1.0),
-            **layout,
+            Running(momentum, mean=0.0, deviation=1.0), **layout,
         )  # fmt: skip
 
 

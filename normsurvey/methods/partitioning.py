@@ -103,8 +103,7 @@ class GroupNorm(Norm):
     def __init__(self, num_features, *, num_groups=32, eps=1e-5, affine=True, **layout):
         require_divisor("num_groups", num_groups, num_features)
         super().__init__(
-            Area("n (g c) ... -> n g", g=num_groups), Standardize(eps), Affine(num_features, affine),
-            **layout,
+            Area("n (g c) ... -> n g", g=num_groups), Standardize(eps), Affine(num_features, affine), **layout,
         )  # fmt: skip
 
 
@@ -139,8 +138,7 @@ class InstanceNorm(Norm):
     ):  # fmt: skip
         statistics = Running(momentum, mean=0.0, var=1.0) if track_running_stats else None
         super().__init__(
-            Area("n c ... -> n c"), Standardize(eps), Affine(num_features, affine), statistics,
-            **layout,
+            Area("n c ... -> n c"), Standardize(eps), Affine(num_features, affine), statistics, **layout,
         )  # fmt: skip
 
 
@@ -172,8 +170,7 @@ class PositionalNorm(Norm):
 
     def __init__(self, num_features, *, eps=1e-5, affine=False, correction=0, **layout):
         super().__init__(
-            Area("n c ... -> n ..."), Standardize(eps, correction), Affine(num_features, affine),
-            **layout,
+            Area("n c ... -> n ..."), Standardize(eps, correction), Affine(num_features, affine), **layout,
         )  # fmt: skip
 
     def moments(self, x):

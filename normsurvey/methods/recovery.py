@@ -58,8 +58,7 @@ class ConditionalBatchNorm(Norm):
         super().__init__(
             Area("n c ... -> c"), Standardize(eps),
             Conditional(num_features, num_classes, condition_features, hidden_features),
-            Running(momentum, track=track_running_stats, mean=0.0, var=1.0),
-            **layout,
+            Running(momentum, track=track_running_stats, mean=0.0, var=1.0), **layout,
         )  # fmt: skip
 
 
@@ -90,8 +89,7 @@ class AdaIN(Norm):
 
     def __init__(self, num_features, *, eps=1e-5, correction=0, alpha=1.0, **layout):
         super().__init__(
-            Area("n c ... -> n c"), Standardize(eps, correction), Style(), num_features=num_features,
-            **layout,
+            Area("n c ... -> n c"), Standardize(eps, correction), Style(), num_features=num_features, **layout,
         )  # fmt: skip
         self.alpha = alpha
 

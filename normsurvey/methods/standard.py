@@ -41,6 +41,5 @@ class BatchNorm(Norm):
     ):  # fmt: skip
         super().__init__(
             Area("n c ... -> c"), Standardize(eps), Affine(num_features, affine),
-            Running(momentum, track=track_running_stats, mean=0.0, var=1.0),
-            **layout,
+            Running(momentum, track=track_running_stats, mean=0.0, var=1.0), **layout,
         )  # fmt: skip
