@@ -36,17 +36,17 @@ def invariances(
         _, ax = pyplot.subplots(figsize=(7, 0.9 + 0.2 * len(values)), dpi=100)
     seaborn.heatmap(
         table, ax=ax, vmin=-16, vmax=0.5, cmap=UNSEEN, annot=True, fmt=".0f", annot_kws={"size": 7}, linewidths=0.6,
-        linecolor="white", yticklabels=list(values), xticklabels=[_two_lines(c) for c in columns], cbar=False,
+        linecolor="white", xticklabels=False, yticklabels=False, cbar=False,
     )  # fmt: skip
     for row, name in enumerate(values):
         for column in (columns.index(c) for c in (expected or {}).get(name, ())):
             frame = Rectangle((column + 0.04, row + 0.06), 0.92, 0.88, fill=False, edgecolor=style.INK, snap=True)
             ax.add_patch(frame)
-    ax.grid(False)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, [_two_lines(c) for c in columns])
+    ax.set_yticks(np.arange(len(values)) + 0.5, list(values))
     ax.tick_params(length=0, labelsize=7.5)
     ax.xaxis.tick_top()
-    pyplot.setp(ax.get_xticklabels(), rotation=0)
-    pyplot.setp(ax.get_yticklabels(), rotation=0)
+    ax.grid(False)
     return ax.figure
 
 
@@ -65,8 +65,8 @@ def steps(panels: Mapping[str, np.ndarray]):
         The figure.
     """
     largest = max(np.abs(np.asarray(m)).max() for m in panels.values())
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(7, 2.1))
-    for ax, (title, matrix) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+    figure, (axes,) = pyplot.subplots(1, len(panels), figsize=(7, 2.1), squeeze=False)
+    for ax, (title, matrix) in zip(axes, panels.items(), strict=True):
         matrix = np.asarray(matrix)
         image = ax.imshow(matrix, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
         ax.set_title(title)
