@@ -239,6 +239,18 @@ def test_lars_leaves_zero_weights_a_plain_step():
     torch.testing.assert_close(p.detach(), torch.full((3, 2), -0.1))
 
 
+@pytest.mark.parametrize("options", [{}, {"nesterov": True}, {"dampening": 0.5}])
+def test_lars_on_excluded_vectors_is_sgd(options):
+    ours, theirs = (nn.Parameter(torch.ones(7, dtype=torch.float64)) for _ in range(2))
+    optimizer = build("LARS", [ours], momentum=0.9, **options)
+    sgd = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, **options)
+    for _ in range(5):
+        ours.grad = theirs.grad = torch.randn(7, dtype=torch.float64)
+        optimizer.step()
+        sgd.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)
+
+
 def test_lars_orders_of_the_rate_differ_once_it_changes():
     (start,), steps = draw(1), draw(4)
     results = []

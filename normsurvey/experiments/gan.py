@@ -1,16 +1,16 @@
 """A GAN small enough for a laptop: eight Gaussians on a ring, hinge loss, and what to measure on it.
 
-The discriminator takes one of four treatments: nothing, a spectral norm on every weight, or batch normalization
-with real and generated samples in separate batches or in one mixed batch.
+The discriminator takes one of four treatments: nothing, a spectral norm on every weight, or batch
+normalization with real and generated samples in separate batches or in one mixed batch.
 """
 
-import copy
 import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..methods import BatchNorm
 from ..weights import parametrize
@@ -125,7 +125,7 @@ class Run:
         steps: when the histories were taken.
         product: Lipschitz product of the discriminator at those steps.
         modes: modes covered at those steps.
-        points: generated points at the end, (4096, 2).
+        points: generated points at the end, (2048, 2).
     """
 
     g: nn.Module
@@ -149,7 +149,7 @@ def train(
     lr: float,
     seed: int,
     *,
-    steps: int = 800,
+    steps: int = 600,
     width: int = 128,
     batch_size: int = 128,
     mixed: bool = False,
@@ -157,11 +157,12 @@ def train(
 ) -> Run:
     """Alternate one Adam step of the discriminator and one of the generator, betas (0.0, 0.9).
 
-    The seed fixes the initialisation, the data and the latent draws, which are the same for every treatment.
+    The learning rate is constant for the first half and then falls to zero along a line. The seed fixes the
+    initialisation, the data and the latent draws, which are the same for every treatment.
 
     Args:
         treatment: of the discriminator, see :func:`discriminator`.
-        lr: learning rate of both.
+        lr: learning rate of both, at the start.
         seed: of everything random.
         steps: of each of the two.
         width: of the hidden layers.
@@ -175,13 +176,14 @@ def train(
     options = {"lr": lr, "betas": (0.0, 0.9), "fused": True}
     step_d = torch.optim.Adam(run.d.parameters(), **options)
     step_g = torch.optim.Adam(run.g.parameters(), **options)
-    z = torch.randn(4096, LATENT, generator=torch.Generator().manual_seed(seed)).to(device)
+    schedules = [LambdaLR(o, lambda t: min(1.0, 2 * (1 - t / steps))) for o in (step_d, step_g)]
+    z = torch.randn(2048, LATENT, generator=torch.Generator().manual_seed(seed)).to(device)
 
     def fake() -> Tensor:
         return run.g(torch.randn(batch_size, LATENT, generator=random).to(device))
 
     for step in range(steps):
-        if step % (steps // 20) == 0:
+        if step % max(1, steps // 15) == 0:
             run.record(step, z)
         real = ring(batch_size, random, device)
         step_d.zero_grad()
@@ -193,6 +195,8 @@ def train(
         (-verdict.mean()).backward()
         step_g.step()
         run.d.requires_grad_(True)
+        for schedule in schedules:
+            schedule.step()
     run.record(steps, z)
     return run
 
@@ -211,10 +215,42 @@ def slope(d: nn.Module, points: Tensor) -> Tensor:
 def verdicts(d: nn.Module, sample: Tensor, companions: list[Tensor]) -> Tensor:
     """Score of one point (2,) in each of several batches, (number of batches,).
 
-    The network is in training mode, as it is when the generator learns from it; the caller's is left untouched.
+    The network is in training mode, as it is when the generator learns from it. Every batch meets the same
+    buffers, and the network is left as it was.
     """
-    d = copy.deepcopy(d).train()
-    return torch.stack([d(torch.cat([sample[None], others]))[0, 0] for others in companions])
+    buffers = list(d.buffers())
+    start = [b.clone() for b in buffers]
+    found = []
+    for others in companions:
+        found.append(d.train()(torch.cat([sample[None], others]))[0, 0])
+        for buffer, value in zip(buffers, start, strict=True):
+            buffer.copy_(value)
+    return torch.stack(found)
+
+
+def batch_dependence(d: nn.Module, samples: Tensor, companions: list[Tensor]) -> float:
+    """Deviation of a sample's score over batches, relative to the deviation of the mean scores over samples."""
+    found = torch.stack([verdicts(d, sample, companions) for sample in samples])  # (samples, batches)
+    return (found.var(1).mean().sqrt() / found.mean(1).std()).item()
+
+
+def blindness(d: nn.Module, real: Tensor, scale: float, shift: Tensor) -> dict[str, float]:
+    """What the discriminator makes of ``scale * real + shift``, the points (N, 2) displaced as a whole.
+
+    Returns:
+        "apart" and "mixed": root mean square of the difference of the scores of a point and of its displaced
+        twin, relative to the deviation of the scores, in two batches and in one; "along shift" and "along
+        scale": the share of the generator's gradient, in a batch of its own, that would move or resize it.
+    """
+    fake = (scale * real + shift).requires_grad_()
+    found = {}
+    for name, mixed in (("apart", False), ("mixed", True)):
+        of_real, of_fake = scores(d, real, fake, mixed)
+        found[name] = ((of_real - of_fake).square().mean().sqrt() / of_real.std()).item()
+    (grad,) = torch.autograd.grad(-d(fake).mean(), fake)
+    found["along shift"] = (grad.sum(0).norm() / grad.norm(dim=1).sum()).item()
+    found["along scale"] = ((grad * fake).sum().abs() / (grad.norm() * fake.norm())).item()
+    return found
 
 
 def convolution_norm(weight: Tensor, size: int = 32) -> float:
