@@ -22,6 +22,7 @@ from normsurvey.analysis import (
     radial_component,
     scale_invariance,
     scaled,
+    scaling_errors,
     spectral_density,
     spread,
     verify,
@@ -292,6 +293,8 @@ def test_scale_invariance_is_found_and_obeys_euler(dim, kind):
     large = scaled(model, names, 8.0)
     torch.testing.assert_close(gradient(large, loss, names) * 8, hessian.gradient)
     torch.testing.assert_close(Hessian(large, loss, names).dense() * 64, hessian.dense())
+    assert max(scaling_errors(model, loss, names, 0.01)) < 1e-12
+    assert min(scaling_errors(model, loss, ["head.weight"], 0.01)) > 1e-2
 
 
 def test_plain_network_has_no_invariance():

@@ -25,6 +25,7 @@ from normsurvey.analysis.invariance import (
     radial_component,
     scale_invariance,
     scaled,
+    scaling_errors,
 )
 from normsurvey.analysis.lanczos import Spectrum, gradient_energy, lanczos, spectral_density
 
@@ -46,6 +47,7 @@ __all__ = [
     "radial_component",
     "scale_invariance",
     "scaled",
+    "scaling_errors",
     "select_parameters",
     "spectral_density",
     "spread",

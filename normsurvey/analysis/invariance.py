@@ -76,6 +76,22 @@ def scaled(model: nn.Module, names: Iterable[str], factor: float) -> nn.Module:
     return model
 
 
+def scaling_errors(
+    model: nn.Module, loss: Loss, names: Iterable[str], factor: float, *, seed: int = 0
+) -> tuple[float, float]:
+    r"""Relative errors of $c\,\nabla L(cw) = \nabla L(w)$ and of $c^2 H(cw)\,v = H(w)\,v$ with c = `factor`, random v.
+
+    The named parameters are scaled together and are those that g and H are taken over.
+    """
+    names = list(names)
+    here, there = Hessian(model, loss, names), Hessian(scaled(model, names, factor), loss, names)
+    v = _randn(here.point.shape, here.point, torch.Generator().manual_seed(seed))
+    gradient_error = factor * there.gradient - here.gradient
+    product = here @ v
+    product_error = factor**2 * (there @ v) - product
+    return (gradient_error.norm() / here.gradient.norm()).item(), (product_error.norm() / product.norm()).item()
+
+
 def norm_growth_error(before: Tensor, after: Tensor, relative_to: str = "weight") -> float:
     r"""How far one step is from Pythagoras: $\big|\|w_+\|^2 - \|w\|^2 - \|w_+ - w\|^2\big|$, relative.
 

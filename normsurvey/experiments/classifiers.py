@@ -130,7 +130,7 @@ def train(
             before_step(t)
         optimizer.step()
         losses.append(loss.detach())
-    return torch.stack(losses).cpu()
+    return torch.stack(losses).cpu() if losses else torch.empty(0)
 
 
 def passing(
