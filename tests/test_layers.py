@@ -29,7 +29,8 @@ def test_every_layer_has_a_reference_and_values_for_its_options():
 def test_values_and_gradients_at_many_scales(method_id, fused, mean, std, device):
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-3)):
         where = {"dtype": dtype, "device": device}
-        drawn = [draw(method_id, mean=mean, std=std, seed=seed, **where) for seed in (0, 1)]
+        seeds = (0, 1) if dtype is torch.float64 else (0,)
+        drawn = [draw(method_id, mean=mean, std=std, seed=seed, **where) for seed in seeds]
         layer = build(method_id, fused=fused, **where)
         steep = 1e-10 if dtype is torch.float64 else 1e-2  # slopes divide by the deviation once more
         assert_follows(layer, [x for x, _ in drawn], drawn[0][1], tolerance, steep)
@@ -49,7 +50,8 @@ CASES = [(method_id, options) for method_id in LAYERS for options in variants(me
 @pytest.mark.parametrize(("method_id", "options"), CASES, ids=[f"{m}-{o}" for m, o in CASES])
 def test_every_option(method_id, options, fused, device):
     layer = build(method_id, fused=fused, device=device, **options)
-    drawn = [draw(method_id, mean=0.5, seed=seed, device=device) for seed in (0, 1)]
+    seeds = (0, 1) if "momentum" in options else (0,)
+    drawn = [draw(method_id, mean=0.5, seed=seed, device=device) for seed in seeds]
     condition = embedding(options_of(layer), drawn[0][1], device=device)
     assert_follows(layer, [x for x, _ in drawn], condition, 1e-10)
 
