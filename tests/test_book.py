@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import normsurvey as ns
 from normsurvey.reference import REFERENCES
@@ -43,6 +44,16 @@ def test_the_guide_adds_a_method_that_passes_the_contract_and_gets_a_card(guide,
         assert_follows(build(record.id, fused=fused), [x], condition, 1e-10)
     page = cards.card(record, tmp_path)
     assert r"\mu_{ng}" in page and "a divisor of C" in page and "| input shift | yes |" in page
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/index.md"])
+def test_the_first_code_that_a_reader_sees_runs(page, capsys):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.BatchNorm2d(64))
+    namespace = {"model": model}
+    for block in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S):
+        exec(compile(block, page, "exec"), namespace)
+    assert isinstance(namespace["model"][1], ns.GroupNorm)
+    assert isinstance(namespace["layer"], ns.Norm)
 
 
 def test_every_method_cites_a_paper_of_the_bibliography():
