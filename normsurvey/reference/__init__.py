@@ -3,7 +3,8 @@
 This folder imports nothing of the rest of the package. A reference of a layer has the signature
 ``f(x, p, o, training, condition=None) -> (y, buffers)``: the input (N, C, ...), channels always second, the
 layer's ``state_dict``, its options with defaults filled in, the mode, the condition; it returns the output and the
-new values of the buffers that change. Gradients are those of automatic differentiation through it, stop-gradients included.
+new values of the buffers that change. Gradients are those of automatic differentiation through it, stop-gradients
+included.
 """
 
 import importlib
