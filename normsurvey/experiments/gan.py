@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from ..methods import BatchNorm
 from ..weights import parametrize
@@ -176,15 +175,15 @@ def train(
     options = {"lr": lr, "betas": (0.0, 0.9), "fused": True}
     step_d = torch.optim.Adam(run.d.parameters(), **options)
     step_g = torch.optim.Adam(run.g.parameters(), **options)
-    schedules = [LambdaLR(o, lambda t: min(1.0, 2 * (1 - t / steps))) for o in (step_d, step_g)]
     z = torch.randn(2048, LATENT, generator=torch.Generator().manual_seed(seed)).to(device)
 
     def fake() -> Tensor:
         return run.g(torch.randn(batch_size, LATENT, generator=random).to(device))
 
     for step in range(steps):
-        if step % max(1, steps // 15) == 0:
+        if step % max(1, steps // 12) == 0:
             run.record(step, z)
+        step_d.param_groups[0]["lr"] = step_g.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / steps))
         real = ring(batch_size, random, device)
         step_d.zero_grad()
         discriminator_loss(*scores(run.d, real, fake().detach(), mixed)).backward()
@@ -195,8 +194,6 @@ def train(
         (-verdict.mean()).backward()
         step_g.step()
         run.d.requires_grad_(True)
-        for schedule in schedules:
-            schedule.step()
     run.record(steps, z)
     return run
 
