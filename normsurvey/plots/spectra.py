@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from normsurvey.analysis import Spectrum, spectral_density
@@ -29,18 +30,14 @@ def plot_energy(ax: plt.Axes, energy: Tensor, role: str, label: str | None = Non
     """Cumulative share of the gradient's energy (K,) against the number of top eigenvectors."""
     ax.plot(range(1, len(energy) + 1), energy.cpu(), **style.line(role, marker=True), label=label)
     ax.set(ylim=(0, 1), xlabel="number of top eigenvectors", ylabel="share of gradient energy")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def plot_layers(ax: plt.Axes, values: Tensor, limits: tuple[float, float], title: str):
-    """Map of a positive quantity (layers, times), logarithmic colours between limits; returns the image."""
-    image = ax.imshow(
-        values.cpu().log10(),
-        aspect="auto",
-        origin="lower",
-        cmap="viridis",
-        vmin=torch.tensor(limits[0]).log10().item(),
-        vmax=torch.tensor(limits[1]).log10().item(),
-    )
+def plot_layers(ax: plt.Axes, values: Tensor, limits: tuple[float, float], title: str, first: int = 1):
+    """Map of a positive quantity (layers from `first`, times), logarithmic colours; returns the image."""
+    low, high = (torch.tensor(limit).log10().item() for limit in limits)
+    extent = (-0.5, values.shape[1] - 0.5, first - 0.5, first + values.shape[0] - 0.5)
+    image = ax.imshow(values.cpu().log10(), aspect="auto", origin="lower", extent=extent, vmin=low, vmax=high)
     ax.grid(False)
     ax.set(title=title, ylabel="layer")
     return image
