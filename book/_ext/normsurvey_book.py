@@ -204,7 +204,8 @@ class Count(SphinxRole):
             "methods": len(survey().catalogue), "chapters": len(chapters), "claims": len(results),
             "holds": good, "fails": bad, "fails-verb": "does" if bad == 1 else "do",
         }  # fmt: skip
-        return [nodes.inline(str(facts[self.text]), str(facts[self.text]), classes=["count"])], []
+        fact = facts[self.text]
+        return [nodes.inline(str(fact), str(fact), classes=["count"] if isinstance(fact, int) else [])], []
 
 
 def trim_card(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
