@@ -45,7 +45,7 @@ _gan(
     "slope_bound", Below(1.0001), 2.0,
     statement="The product of the spectral norms bounds the slope of the discriminator.",
     source=f"{SPECTRAL}, section 2.1",
-    measures="largest gradient of the score over a grid of points / (product x output scale), 6 runs with and 6 without",
+    measures="largest gradient of the score over a grid / (product x output scale), 6 runs with and 6 without",
 )  # fmt: skip
 _gan(
     "convolution_norm", Between(1.0, 3.0), 4.0,
