@@ -123,7 +123,8 @@ class Scorecard(Computed):
             verdict = f"[{result['verdict']}]{{.{'holds' if sources.holds(result) else 'fails'}}}"
             said = f"[{name}]{{.claim-id}} {claim.statement} [{claim.source}]{{.small}}"
             measure = f"{sources.values(result['measured'])} [{claim.measures}]{{.small}}"
-            rows.append([said, f"`{result['criterion']}`", measure, f"{verdict} {self.page(chapter)}"])
+            criterion = re.sub(r"([<>=]+) ", "\\1\N{NO-BREAK SPACE}", result["criterion"])
+            rows.append([said, f"`{criterion}`", measure, f"{verdict} {self.page(chapter)}"])
         head = ["claim and source", "criterion", "measured", "verdict"]
         return self.table(head, rows, "filterable", "scorecard")
 
