@@ -120,10 +120,11 @@ def test_claimed_pythons_agree():
     assert workflow("tests.yml")["jobs"]["tests"]["strategy"]["matrix"]["python"] == list(PYTHONS)
 
 
-def test_oldest_torch_of_the_weekly_run_is_the_claimed_one():
+def test_oldest_torch_is_the_one_that_is_tested_weekly_and_told():
     wanted = next(line for line in PROJECT["dependencies"] if line.startswith("torch"))
     matrix = workflow("weekly.yml")["jobs"]["torch"]["strategy"]["matrix"]["include"]
     assert wanted.replace(">=", "==") + ".*" in [entry["torch"] for entry in matrix]
+    assert f"PyTorch {wanted.removeprefix('torch>=')} or newer" in (ROOT / "book" / "index.md").read_text()
 
 
 def imports(path):
