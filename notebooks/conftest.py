@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_tools"))
 from jupyter_home import private_jupyter_home  # noqa: E402  (the path above makes it importable)
 
+collect_ignore = ["conftest.py"]  # it holds no doctest
 NOT_COMPARED = ("stderr", "text/markdown", "application/vnd.normsurvey.claim+json")
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
