@@ -75,7 +75,9 @@ class WeightNorm(WeightMethod):
     def prepare(self, layer: nn.Module, tensor_name: str) -> None:
         """Let the layer load the keys ``weight_g``, ``weight_v`` of torch's older ``weight_norm`` too."""
         if self.learn_scale:
-            layer.register_load_state_dict_pre_hook(functools.partial(rename_older_keys, tensor_name=tensor_name))
+            register = getattr(layer, "register_load_state_dict_pre_hook", None)  # public since torch 2.5
+            register = register or functools.partial(layer._register_load_state_dict_pre_hook, with_module=True)
+            register(functools.partial(rename_older_keys, tensor_name=tensor_name))
 
     def norm(self, v: Tensor) -> Tensor:
         """L2 norm over all axes but `dim`, kept as axes of size 1 (a 0-d tensor for ``dim=None``)."""
