@@ -13,6 +13,7 @@ export MKL_NUM_THREADS := 1
 export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
 export PYTHONHASHSEED := 0
 unexport PYTHONPATH
+unexport PYTHONDONTWRITEBYTECODE  # nothing is compiled on installation: what is imported is, once
 
 .DEFAULT_GOAL := help
 .PHONY: help book test serve lint links outputs stamp clean
