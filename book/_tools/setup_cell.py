@@ -1,13 +1,14 @@
-# Setup: installs normsurvey where it is missing (Colab, Kaggle) and never touches an installed torch.
-# The scale is "quick": made for a laptop's CPU. For the larger runs, made for one GPU, run this first:
-#     import os; os.environ["NORMSURVEY_SCALE"] = "full"
+# Setup: installs normsurvey where it is missing (Colab, Kaggle); torch stays as it is.
+# The scale is "quick", a minute or less on a CPU. Larger runs, made for one GPU:
+#     import os; os.environ["NORMSURVEY_SCALE"] = "full"  # before this cell
 import importlib.util
 import subprocess
 import sys
 
 if importlib.util.find_spec("normsurvey") is None:
     source = "normsurvey @ git+https://github.com/normsurvey/normsurvey@main"
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source])
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.check_call([*pip, source])
     importlib.invalidate_caches()
 
 import normsurvey as ns
