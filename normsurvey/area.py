@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -29,6 +30,27 @@ def _axes(side: str) -> list[list[str]]:
         else:
             dims.append([word])
     return dims
+
+
+@functools.lru_cache(maxsize=1024)
+def _opened(axes: tuple[tuple[str, ...], ...], sizes: tuple[tuple[str, int], ...], shape: tuple[int, ...]) -> tuple:
+    """Sizes of the axes in ``axes``, some of them given, for a tensor of ``shape``: asked for at every step."""
+    sizes, out = dict(sizes), []
+    for names, total in zip(axes, shape, strict=True):
+        given = {n: sizes[n] for n in names if n in sizes}
+        given = {n: min(total, s or total) if n in CLIPPED else s or total for n, s in given.items()}
+        step = math.prod(given.values())
+        free = [n for n in names if n not in given]
+        if "d" in given and total % step:  # the last whitening group may be smaller
+            total += step - total % step
+        if total % step or (not free and total != step):
+            name = next(iter(given))
+            raise ValueError(
+                f"{ARGUMENT.get(name, name)}={given[name]} does not divide {total} "
+                f"{'samples' if names is axes[0] else 'channels'}: choose a divisor of {total}"
+            )
+        out += [given.get(n, total // step) for n in names]
+    return tuple(out)
 
 
 class Area:
@@ -64,9 +86,9 @@ class Area:
     def __init__(self, pattern: str, *, features: str | None = None, **sizes: int | None):
         left, arrow, right = pattern.partition("->")
         self.pattern, self.features, self.sizes = pattern, features, sizes
-        self.axes, self.kept = _axes(left), right.split()
+        self.axes, self.kept = tuple(map(tuple, _axes(left))), right.split()
         self.names = [name for dim in self.axes for name in dim]
-        if not arrow or len(self.axes) != 3 or self.axes[2] != ["..."]:
+        if not arrow or len(self.axes) != 3 or self.axes[2] != ("...",):
             raise ValueError(f"pattern={pattern!r} must read 'batch channels ... -> areas', such as 'n c ... -> c'")
         unknown = [n for n in [*self.kept, *sizes, *([features] if features else [])] if n not in self.names]
         if unknown or len(set(self.names)) != len(self.names):
@@ -90,24 +112,9 @@ class Area:
         """Whether different samples share an estimate."""
         return any(name not in self.kept for name in self.axes[0])
 
-    def shape(self, shape: tuple[int, ...]) -> list[int]:
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Sizes of all axes, composed ones opened, for a tensor of shape ``(N, C, S)``."""
-        out = []
-        for names, total in zip(self.axes, shape, strict=True):
-            given = {n: self.sizes[n] for n in names if n in self.sizes}
-            given = {n: min(total, s or total) if n in CLIPPED else s or total for n, s in given.items()}
-            step = math.prod(given.values())
-            free = [n for n in names if n not in given]
-            if "d" in given and total % step:  # the last whitening group may be smaller
-                total += step - total % step
-            if total % step or (not free and total != step):
-                name = next(iter(given))
-                raise ValueError(
-                    f"{ARGUMENT.get(name, name)}={given[name]} does not divide {total} "
-                    f"{'samples' if names is self.axes[0] else 'channels'}: choose a divisor of {total}"
-                )
-            out += [given.get(n, total // step) for n in names]
-        return out
+        return _opened(self.axes, tuple(self.sizes.items()), tuple(shape))
 
     def count(self, shape: tuple[int, ...]) -> int:
         """Number of entries that share one estimate, for a tensor of shape ``(N, C, S)``."""
