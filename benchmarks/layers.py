@@ -118,7 +118,8 @@ def main() -> None:
     for row in sorted(rows, key=lambda r: r["both"]):
         print(f"{row['name']:26} forward {row['forward']:6.2f}   both {row['both']:6.2f}   {row['ms']:8.2f} ms")
     if args.out:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        on_gpu = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
         record = {
             "what": "ratio to F.batch_norm, median over interleaved rounds", "shape": SHAPE, "dtype": "float32",
             "threads": 1, "rounds": args.rounds, "device": f"{device.type}: {name}", "torch": torch.__version__,
