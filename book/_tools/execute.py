@@ -71,7 +71,9 @@ def execute(chapter, key, home):
     start = time.perf_counter()
     try:
         client.execute()
-    except (CellControlSignal, CellTimeoutError, DeadKernelError, RuntimeError) as failure:
+    except DeadKernelError:
+        return time.perf_counter() - start, "The kernel ended: it crashed, ran out of memory, or was killed."
+    except (CellControlSignal, CellTimeoutError, RuntimeError) as failure:
         return time.perf_counter() - start, ANSI.sub("", str(failure))
     seconds = time.perf_counter() - start
     settle(notebook)
