@@ -140,6 +140,7 @@ def _first(edges: str, length: int, size: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
+@kernels.constant
 def _matrix(edges: str, sigma: float | None, length: int, size: int) -> Tensor:
     place = torch.arange(length) - _first(edges, length, size)[:, None]  # of an entry (column) in the window (row)
     taps = torch.ones(size, dtype=torch.float64)

@@ -1,6 +1,9 @@
 """What the tests of layers share: examples away from their start, inputs at any scale, and the reference's answer."""
 
+import contextlib
+import functools
 import math
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -189,9 +192,28 @@ def expected(layer: ns.Norm, x: Tensor, condition=None, **more) -> dict[str, Ten
         found = {"output": y} | {f"gradient of {k}": v for k, v in wanted.items()}
         found = {k: v.movedim(1, -1) if last and v.dim() > 1 else v for k, v in found.items()}
         return found | buffers | {k: v.double() for k, v in new.items()}
-    y, new = reference(inputs, state, options, layer.training, given)
+    with same_draws(layer):
+        y, new = reference(inputs, state, options, layer.training, given)
     y = y.movedim(1, -1) if last else y
     return answers(y, named(x, parameters, condition)) | buffers | {k: v.double() for k, v in new.items()}
+
+
+@contextlib.contextmanager
+def same_draws(layer: ns.Norm):
+    """Let the reference, which computes on the CPU, draw its random numbers where the layer draws them."""
+    place = next(iter(layer.state_dict().values()), torch.empty(0)).device
+    drawn = {f.__name__: functools.partial(_drawn, f, place) for f in (torch.rand, torch.randn)}
+    with mock.patch.multiple(torch, **drawn):
+        yield
+
+
+def _drawn(f, place, *args, **options):
+    return f(*args, **options, device=place).cpu()
+
+
+def repeats(device) -> float:
+    """How far two runs of one backward pass may differ: a GPU's convolutions add in any order."""
+    return 1e-12 if torch.device(device).type == "cuda" else 0.0
 
 
 def has_own_backward(method_id: str) -> bool:

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from contract import answers, assert_same, computed, distance, draw, leaves, named
+from contract import answers, assert_same, computed, distance, draw, leaves, named, repeats
 from torch import nn
 
 import normsurvey as ns
@@ -115,8 +115,8 @@ def test_derivatives_round_trips_and_precisions(method_id, device):
     for training in (True, False):
         layer.train(training)
         again = lambda x: copy.deepcopy(layer)(x)  # noqa: E731  the buffers move
-        assert torch.autograd.gradcheck(again, x.requires_grad_(), fast_mode=True)
-        assert torch.autograd.gradgradcheck(again, x, fast_mode=True)
+        for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+            assert check(again, x.requires_grad_(), fast_mode=True, nondet_tol=repeats(device))
     twin = eval(repr(layer), vars(ns)).to(device, torch.float64)
     twin.load_state_dict(layer.state_dict())
     for other in (twin, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):

@@ -22,7 +22,7 @@ def large(method_id):
 INPUTS = {
     "constant": lambda x, _: torch.full_like(x, 1.7),
     "zero": lambda x, _: torch.zeros_like(x),
-    "one zero channel": lambda x, _: x * torch.arange(x.shape[1]).clamp(max=1).view(1, -1, *[1] * (x.dim() - 2)),
+    "one zero channel": lambda x, _: x.index_fill(1, torch.tensor(0, device=x.device), 0.0),
     "mean 1e4": lambda x, _: x + 1e4,
     "values 1e-20": lambda x, _: 1e-20 * x,
     "large values": lambda x, size: size * x / x.abs().max(),
@@ -35,7 +35,8 @@ def finite(layer, x, condition, slope=1.0):
     y = layer(x, condition)
     weight = slope * torch.linspace(-1, 1, y.numel()).view(y.shape).to(y)
     inputs = {"input": x} | dict(layer.named_parameters())
-    grads = torch.autograd.grad(y, inputs.values(), weight, allow_unused=True) if y.requires_grad else ()
+    with torch.autocast(x.device.type, enabled=False):  # torch asks for backward passes outside of autocast
+        grads = torch.autograd.grad(y, inputs.values(), weight, allow_unused=True) if y.requires_grad else ()
     found = {"output": y} | dict(zip(inputs, grads, strict=bool(grads))) | dict(layer.named_buffers())
     return [name for name, value in found.items() if value is not None and not value.isfinite().all()]
 

@@ -7,6 +7,7 @@ from contract import answers, assert_same, distance
 from torch import nn
 
 import normsurvey as ns
+from normsurvey.windows import _matrix
 
 FUSED = pytest.mark.parametrize("fused", [True, False], ids=["fused", "composed"])
 DOUBLE = {"dtype": torch.float64}
@@ -85,6 +86,21 @@ def test_faint_windows_beside_a_strong_one_keep_their_digits(fused):
     layer = ns.LocalContextNorm(2, window_size=5, eps=1e-12, affine=False, fused=fused)
     want = plain("LocalContextNorm", 2, window_size=5, eps=1e-12, fused=fused)(x)
     assert distance(layer(x.float()).double()[..., :17], want[..., :17]) < 1e-4
+
+
+def test_what_a_transform_asks_for_first_serves_everyone_later():
+    layer, x = ns.create("LocalResponseNorm", 6, window_size=4, fused=False), torch.randn(2, 6, 3)
+
+    def slope(v):
+        return torch.func.jvp(torch.func.grad(lambda t: layer(t).sin().sum()), (x,), (v,))[1]
+
+    _matrix.cache_clear()
+    first = slope(x)
+    assert torch.allclose(torch.func.vmap(slope)(x[None])[0], first)
+    _matrix.cache_clear()
+    with torch.inference_mode():
+        layer(x)
+    layer(x.requires_grad_()).sum().backward()
 
 
 def test_windows_refuse_what_they_cannot_be():

@@ -26,16 +26,18 @@ def find(layer: Norm, x: Tensor) -> Callable[[Norm, Tensor], Tensor] | None:
     operation, area = layer.operation, layer.area
     if len(layer.areas) > 1:
         return None
-    if type(layer.recovery) not in (recovery.Affine, recovery.Recovery) or not _same_precision(layer, x):
+    if type(layer.recovery) not in (recovery.Affine, recovery.Recovery):
         return None
-    if _by_position(layer, x):
+    if _by_position(layer, x) and _same_precision(layer, x):
         return positional_norm
     if getattr(operation, "eps_outside", False) or operation != _plain(operation):
         return None
+    same = _same_precision(layer, x)
     if type(layer.statistics) is statistics.Running:
         plain = layer.statistics.correction == 1 and area.pattern == "n c ... -> c" and layer.channel_dim == 1
-        return batch_norm if plain and isinstance(operation, operations.Standardize) else None
-    if type(layer.statistics) is not statistics.Current:
+        fits = plain and (same or _mixed_precision(layer, x))
+        return batch_norm if fits and isinstance(operation, operations.Standardize) else None
+    if type(layer.statistics) is not statistics.Current or not same:
         return None
     if layer.channel_dim == -1 and area.pattern == "n c ... -> n ..." and area.count((1, x.shape[-1], 1)) > 1:
         return layer_norm if isinstance(operation, operations.Standardize) else rms_norm
@@ -65,9 +67,17 @@ def _by_position(layer: Norm, x: Tensor) -> bool:
 
 
 def _same_precision(layer: Norm, x: Tensor) -> bool:
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    tensors = [*layer.parameters(recurse=False), *(b for b in layer.buffers(recurse=False) if b.is_floating_point())]
-    return all(t.dtype == x.dtype or (half and t.dtype == torch.float32 and x.is_cuda) for t in tensors)
+    return _precisions(layer) <= {x.dtype}
+
+
+def _mixed_precision(layer: Norm, x: Tensor) -> bool:
+    """Half precision with parameters in float32, which only batch normalization on a GPU takes."""
+    return x.is_cuda and x.dtype in (torch.float16, torch.bfloat16) and _precisions(layer) <= {torch.float32}
+
+
+def _precisions(layer: Norm) -> set[torch.dtype]:
+    tensors = (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
+    return {t.dtype for t in tensors if t.is_floating_point()}
 
 
 def _affine(layer: Norm) -> tuple[Tensor | None, Tensor | None]:
