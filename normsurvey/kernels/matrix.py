@@ -63,7 +63,6 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, matrix = ctx.saved_tensors
-        grad = grad.contiguous()
         wanted = ctx.needs_input_grad
         return (
             _product(matrix.mT, grad) if wanted[0] else None,
@@ -77,8 +76,12 @@ def _over_samples(x: Tensor, each: bool) -> Tensor:
 
 
 def _product(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``matrix @ x + bias`` as one batched product over samples and groups."""
+    """``matrix @ x + bias`` as one batched product over samples and groups, laid out as ``x`` is."""
     n, groups, d, s = x.shape
+    if s > 1 == n != x.stride(3) and not torch.is_grad_enabled():  # rows of features
+        y = torch.empty_like(x)
+        torch.bmm(x[0].mT, matrix[0].mT, out=y[0].mT)
+        return y if bias is None else y.add_(bias)
     a, b = matrix.expand(n, groups, d, d).reshape(-1, d, d), x.reshape(-1, d, s)
     y = torch.bmm(a, b) if bias is None else torch.baddbmm(bias.expand(n, groups, d, 1).reshape(-1, d, 1), a, b)
     return torch.ops.aten._unsafe_view(y, x.shape)  # no view of anything: the result may be changed in place
@@ -95,7 +98,7 @@ def centre(area: Area, x: Tensor, weight: Tensor | None = None, fused: bool = Tr
 def covariance(area: Area, centred: Tensor, weight: Tensor | None = None, fused: bool = True) -> Tensor:
     """Covariances ``(areas, d, d)`` of a centred tensor (N, C, S), divided by the number (or weight) of samples."""
     if weight is None and fused and (view := _view(area, centred)):
-        products = _Gram.apply(centred.reshape(view)) / area.count(centred.shape)
+        products = _Gram.apply(_grouped(centred, view)) / area.count(centred.shape)
         return products.flatten(0, 1) if "n" in area.kept else products.sum(0)
     x = area.matrices(centred)
     if weight is None:
@@ -123,13 +126,13 @@ def mix(
         fused: fold a gain and a bias per sample and channel into the product where areas are groups of channels.
     """
     if fused and (view := _view(area, centred)):
-        x, rows = centred.reshape(view), (-1, *view[1:3], 1)
+        x, rows = _grouped(centred, view), (-1, *view[1:3], 1)
         matrix = matrix.reshape(-1, *view[1:3], view[2])
         fold = all(t is None or t.shape[1:].numel() == view[1] * view[2] for t in (gain, bias))
         if fold and gain is not None:
             matrix = matrix * gain.reshape(rows)
         shift = matrix.new_zeros((1, *rows[1:])) if bias is None or not fold else bias.reshape(rows)
-        y = _Mix.apply(x, matrix.to(x.dtype), shift.to(x.dtype)).reshape(centred.shape)
+        y = _ungrouped(_Mix.apply(x, matrix.to(x.dtype), shift.to(x.dtype)), centred.shape)
         if fold:
             return y
         if all(t is None or t.shape[2] == 1 for t in (gain, bias)):
@@ -145,7 +148,10 @@ def mix(
 
 def _view(area: Area, x: Tensor) -> tuple[int, int, int, int] | None:
     """The shape (N, groups, d, samples) in which ``x`` (N, C, S) shows the matrices of ``area`` without a copy."""
-    if x.shape[2] < 16:
+    n, channels, positions = x.shape
+    if positions == 1 and area.pattern == OVER_SAMPLES and channels % (d := area.shape(x.shape)[2]) == 0:
+        return 1, channels // d, d, n
+    if positions < 16:
         return None
     sizes = area.shape(x.shape)
     if area.pattern in (OVER_SAMPLES, PER_SAMPLE) and x.shape[1] % sizes[2] == 0:
@@ -153,3 +159,15 @@ def _view(area: Area, x: Tensor) -> tuple[int, int, int, int] | None:
     if area.pattern in ACROSS_GROUPS and area.features == "g":
         return sizes[0], 1, sizes[1], sizes[2] * sizes[3]
     return None
+
+
+def _grouped(x: Tensor, view: tuple[int, int, int, int]) -> Tensor:
+    """``x`` (N, C, S) in the shape that :func:`_view` found; the samples of rows (N, C, 1) come last without a copy."""
+    if x.shape[2] == 1:
+        return x.reshape(view[3], *view[1:3]).permute(1, 2, 0)[None]
+    return x.reshape(view)
+
+
+def _ungrouped(y: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Undo :func:`_grouped` for a tensor that had ``shape``."""
+    return y.squeeze(0).permute(2, 0, 1).reshape(shape) if shape[2] == 1 else y.reshape(shape)
