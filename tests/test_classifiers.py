@@ -9,6 +9,7 @@ import normsurvey as ns
 from normsurvey.experiments.classifiers import (
     accuracy,
     batches,
+    convnet,
     cross_entropy,
     hidden_weights,
     mlp,
@@ -20,6 +21,16 @@ from normsurvey.experiments.exponential import contraction, run_exponential, run
 
 WIDTHS = (5, 8, 8, 3)
 NORM = partial(ns.BatchNorm, eps=0.0, fused=False)
+
+
+def test_a_convnet_halves_its_images_and_starts_from_the_same_weights_with_any_norm():
+    plain, normed = convnet((4, 6), seed=1), convnet((4, 6), ns.BatchNorm, seed=1)
+    images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    assert plain.conv2(plain.conv1(images)).shape == (5, 6, 4, 4) and plain(images).shape == (5, 10)
+    assert hidden_weights(plain) == hidden_weights(normed) == ["conv1.weight", "conv2.weight"]
+    assert all(torch.equal(plain.get_parameter(name), normed.get_parameter(name)) for name in hidden_weights(plain))
+    assert plain.conv1.bias is not None and normed.conv1.bias is None and isinstance(normed.norm1, ns.BatchNorm)
+    assert convnet((64, 64)).conv2.weight.var().item() == pytest.approx(2 / (64 * 9), rel=0.05)
 
 
 @pytest.fixture

@@ -49,6 +49,25 @@ def test_gray_patches_are_the_luma_of_the_coloured_ones():
     assert not torch.equal(colour, data.photo_patches(count=5, seed=1))
 
 
+def test_digits_on_photos_are_digits_and_photos():
+    x, y, x_test, y_test = data.digits_on_photos(300, seed=1)
+    assert x.shape == (240, 3, 32, 32) and x_test.shape == (60, 3, 32, 32) and set(y.tolist()) == set(range(10))
+    assert abs(x.mean()) < 1e-5 and abs(x.std(correction=0) - 1) < 1e-5
+    again = data.digits_on_photos(300, seed=1)
+    assert torch.equal(x, again[0]) and torch.equal(y_test, again[3])
+    other = data.digits_on_photos(300, seed=2)
+    assert not torch.equal(x, other[0])
+
+
+def test_a_digit_covers_a_part_of_its_photo_with_one_colour():
+    digit, back = data.digits(seed=0)[0][:5], data.photo_patches(32, 5)
+    image = data._overlay(digit, back, torch.Generator().manual_seed(0))
+    same = (image == back).all(1)
+    assert all(0.4 < part < 0.9 for part in same.float().mean((1, 2)))
+    inked = digit.view(-1, 8, 8).amax((1, 2)) > digit.amin()
+    assert inked.all() and image.min() >= 0 and image.max() <= 1
+
+
 def test_text_is_english_about_python():
     text = data.python_docs_text()
     assert text == data.python_docs_text() and len(text) > 400_000
@@ -65,6 +84,7 @@ def test_text_is_english_about_python():
         (lambda: data.photo_patches(size=0), "size=0"),
         (lambda: data.photo_patches(count=0), "count=0"),
         (lambda: data.photo_patches(dtype="float32"), "dtype='float32'"),
+        (lambda: data.digits_on_photos(3), "count=3"),
     ],
 )
 def test_bad_arguments_are_named_with_a_remedy(call, message):

@@ -46,9 +46,41 @@ def mlp(
     return nn.Sequential(layers).to(device=device, dtype=dtype)
 
 
+def convnet(
+    channels: Sequence[int] = (32, 64, 128),
+    norm: Callable[[int], nn.Module] | None = None,
+    *,
+    in_channels: int = 3,
+    classes: int = 10,
+    gain: float = math.sqrt(2),
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> nn.Sequential:
+    """Convolution 3 x 3 -> norm -> ReLU for each number of channels, then the average over positions and a linear head.
+
+    Modules are called conv1, norm1, relu1, ..., pool, flat, head. From the second on a convolution halves the image;
+    biases and initial weights are as in :func:`mlp`.
+
+    Args:
+        norm: maps a number of channels to a module on (N, C, H, W); None for a plain network.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for k, (fan_in, fan_out) in enumerate(pairwise((in_channels, *channels)), start=1):
+        conv = nn.Conv2d(fan_in, fan_out, 3, stride=1 + (k > 1), padding=1, bias=norm is None, dtype=torch.float64)
+        layers[f"conv{k}"] = _started(conv, gain, _random(seed, k))
+        if norm is not None:
+            layers[f"norm{k}"] = norm(fan_out)
+        layers[f"relu{k}"] = nn.ReLU()
+    layers["pool"], layers["flat"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    layers["head"] = _linear(channels[-1], classes, gain=1.0, bias=True, random=_random(seed, len(channels) + 1))
+    return nn.Sequential(layers).to(device=device, dtype=dtype)
+
+
 def hidden_weights(model: nn.Module) -> list[str]:
-    """Names of the weight matrices in front of the norms: all linear layers but the head."""
-    return [f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != "head"]
+    """Names of the weights in front of the norms: all linear layers and convolutions but the head."""
+    weighty = (nn.Linear, nn.Conv2d)
+    return [f"{name}.weight" for name, m in model.named_modules() if isinstance(m, weighty) and name != "head"]
 
 
 def cross_entropy(data: Data) -> Callable[[nn.Module], Tensor]:
@@ -173,11 +205,14 @@ def _random(seed: int, layer: int) -> torch.Generator:
 
 
 def _linear(fan_in: int, fan_out: int, *, gain: float, bias: bool, random: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(fan_in, fan_out, bias=bias, dtype=torch.float64)
+    return _started(nn.Linear(fan_in, fan_out, bias=bias, dtype=torch.float64), gain, random)
+
+
+def _started(layer: nn.Linear | nn.Conv2d, gain: float, random: torch.Generator) -> nn.Linear | nn.Conv2d:
+    """The layer with Gaussian weights of variance gain^2 / d_in, and a bias of zero where it has one."""
     with torch.no_grad():
-        layer.weight.copy_(
-            torch.randn(fan_out, fan_in, generator=random, dtype=torch.float64) * gain / math.sqrt(fan_in)
-        )
-        if bias:
+        weight = torch.randn(layer.weight.shape, generator=random, dtype=torch.float64)
+        layer.weight.copy_(weight * gain / math.sqrt(layer.weight[0].numel()))
+        if layer.bias is not None:
             layer.bias.zero_()
     return layer

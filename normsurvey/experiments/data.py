@@ -104,6 +104,56 @@ def photo_patches(size=8, count=10_000, seed=0, grayscale=False, dtype=torch.flo
     return patches.permute(0, 3, 1, 2).contiguous()
 
 
+def digits_on_photos(count=10_000, seed=0, dtype=torch.float32, test_size=0.2):
+    """Handwritten digits on patches of photographs: ten classes of colour images as large as those of CIFAR-10.
+
+    A digit of :func:`digits`, enlarged to 24 x 24 pixels, lies at a random place of a 32 x 32 patch of
+    :func:`photo_patches`, its ink an opaque random colour. No digit of a test image is in a training image. One mean
+    and one standard deviation, those of all pixels of the training images, are removed.
+
+    Args:
+        count: number of images, training and test together.
+        seed: seed of the split, the choice of digits and patches, places and colours.
+        dtype: floating dtype of the images.
+        test_size: fraction of the images that are kept for testing, in (0, 1).
+
+    Returns:
+        ``x_train (N, 3, 32, 32), y_train (N,), x_test (M, 3, 32, 32), y_test (M,)``; labels are int64 in 0..9.
+
+    Raises:
+        ValueError: for a ``test_size`` outside (0, 1), or a ``count`` that leaves a part empty.
+        TypeError: for a ``dtype`` that is not a floating dtype.
+
+    >>> [tuple(t.shape) for t in digits_on_photos(10)]
+    [(8, 3, 32, 32), (8,), (2, 3, 32, 32), (2,)]
+    """
+    x_train, y_train, x_test, y_test = digits(seed, dtype, test_size)
+    held_out = int(test_size * count)
+    if not 0 < held_out < count:
+        raise ValueError(f"count={count!r} and test_size={test_size!r} must leave images in both parts")
+    photos, generator = photo_patches(32, count, seed, dtype=dtype), _generator(seed)
+    parts = []
+    for x, y, backs in ((x_train, y_train, photos[held_out:]), (x_test, y_test, photos[:held_out])):
+        chosen = torch.randint(len(x), (len(backs),), generator=generator)
+        parts += [_overlay(x[chosen], backs, generator), y[chosen]]
+    mean, std = parts[0].mean(), parts[0].std(correction=0)
+    return (parts[0] - mean) / std, parts[1], (parts[2] - mean) / std, parts[3]
+
+
+def _overlay(digit, back, generator):
+    """Digits (N, 64) with a colour each, enlarged and shifted, over patches (N, 3, 32, 32)."""
+    low, high = digit.amin(1, keepdim=True), digit.amax(1, keepdim=True)
+    ink = ((digit - low) / (high - low)).view(-1, 1, 8, 8)
+    ink = torch.nn.functional.interpolate(ink, size=(24, 24), mode="bilinear", align_corners=False)
+    place = torch.zeros(len(ink), 1, 32, 32, dtype=ink.dtype)
+    shift = torch.randint(9, (2, len(ink), 1, 1), generator=generator)
+    inside = torch.arange(24)
+    rows, columns = shift[0] + inside[:, None], shift[1] + inside
+    place[torch.arange(len(ink))[:, None, None], 0, rows, columns] = ink[:, 0]
+    color = torch.rand(len(ink), 3, 1, 1, generator=generator, dtype=ink.dtype)
+    return place * color + (1 - place) * back
+
+
 def python_docs_text():
     """Python's own documentation of its language: real English text that is on every machine that runs this.
 
