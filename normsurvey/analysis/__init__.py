@@ -11,14 +11,8 @@ from normsurvey.analysis.conditioning import (
     layer_moments,
     spread,
 )
-from normsurvey.analysis.curvature import (
-    Hessian,
-    Verification,
-    gradient,
-    private_buffers,
-    select_parameters,
-    verify,
-)
+from normsurvey.analysis.curvature import Hessian, Verification, gradient, private_buffers, select_parameters, verify
+from normsurvey.analysis.fisher import OutputGram, linear_gram, output_gram, output_jacobian
 from normsurvey.analysis.invariance import (
     homogeneity_error,
     norm_growth_error,
@@ -33,6 +27,7 @@ from normsurvey.analysis.newton import newton_error, newton_errors
 __all__ = [
     "Hessian",
     "LayerMoments",
+    "OutputGram",
     "Spectrum",
     "Verification",
     "condition_number",
@@ -43,9 +38,12 @@ __all__ = [
     "homogeneity_error",
     "lanczos",
     "layer_moments",
+    "linear_gram",
     "newton_error",
     "newton_errors",
     "norm_growth_error",
+    "output_gram",
+    "output_jacobian",
     "private_buffers",
     "radial_component",
     "scale_invariance",
