@@ -90,7 +90,12 @@ class Coloring(Conditional):
             matrix = matrix[condition.long()]
         return (PARTS[self.triangular](matrix) if self.triangular else matrix)[:, None]
 
-    def color(self, layer, y: Tensor, bias: Tensor | None, condition: Tensor | None, fused: bool) -> Tensor:
-        """``matrix @ y + bias`` for normalized ``y`` (N, C, S)."""
+    def color(
+        self, layer, y: Tensor, bias: Tensor | None, condition: Tensor | None, fused: bool, factor: Tensor | None = None
+    ) -> Tensor:
+        """``matrix @ factor @ y + bias`` for ``y`` (N, C, S) and a matrix ``factor`` (groups, d, d) of whole groups."""
         area, matrix = Area("n (g d) ... -> n g", d=None, features="d"), self.matrices(layer, condition)
+        if factor is not None:
+            blocks = matrix.unflatten(3, factor.shape[:2]).movedim(3, 2)  # (N or 1, 1, groups, C, d)
+            matrix = (blocks @ factor.to(matrix.dtype)).movedim(2, 3).flatten(3)
         return kernels.mix(area, y, matrix.expand(len(y), -1, -1, -1) if not fused else matrix, None, bias, fused)

@@ -19,9 +19,11 @@ class Colored(Norm):
     """A layer whose recovery is a coloring: the operation, then the matrices."""
 
     def normalize(self, entries, condition=None):
-        """The operation without gain and bias, then ``matrix @ y + bias``."""
+        """The operation without gain and bias, then ``matrix @ y + bias``; two matrices in a row are one."""
         _, bias = self.recovery.coefficients(self, entries, condition)
         location, factor = self.statistics.solve(self, entries)
+        if entries.fused and factor is not None and factor.shape[::2].numel() == entries.shape[1]:  # whole groups
+            return self.recovery.color(self, entries.minus(location), bias, condition, True, factor)
         y = self.operation.apply(self.area, entries, location, factor, None, None)
         return self.recovery.color(self, y, bias, condition, entries.fused)
 
