@@ -65,6 +65,31 @@ def test_criteria_at_their_ends():
     assert [str(c) for c, *_ in cases] == ["< 1", ">= 1", "between 0 and 1", "= 3"]
 
 
+def test_margins_say_how_far_inside_a_value_lies():
+    assert Below(1e-9).margin(1e-12) == pytest.approx(1e3) and Below(1e-9).margin(1e-8) == pytest.approx(0.1)
+    assert Above(4).margin(8) == 2 and Above(4).margin(2) == 0.5 and Below(1).margin(0) == math.inf
+    assert Between(0.9, 1.1).margin(1.05) == pytest.approx(2) and Between(0.9, 1.1).margin(1.3) == pytest.approx(1 / 3)
+    assert Equal(7).margin(7) == math.inf and Equal(7).margin(6) == 0
+    assert math.isnan(Below(-1).margin(-2)) and math.isnan(Above(1).margin(-2))
+
+
+def test_kinds_follow_from_the_criterion():
+    kinds = {ns.claims[k].kind for k in IDS}
+    assert kinds == {"exact", "measured", "negative"}
+    assert ns.claims["M1.one_step"].kind == "exact" and ns.claims["O2.outliers"].kind == "measured"
+    assert ns.claims["M1.always_better"].kind == "negative"
+
+
+def test_measured_values_are_those_of_the_committed_chapters():
+    shown = {}
+    for path in NOTEBOOKS.rglob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for data in (out["data"][MIME] for out in cell.get("outputs", []) if MIME in out.get("data", {})):
+                shown[data["id"]] = {k: float(f"{v:.3g}") for k, v in data["measured"].items()}
+    assert ns.claims.measured == shown, "run `make outputs`"
+    assert set(shown) == set(IDS)
+
+
 def test_an_unknown_id_names_the_near_ones():
     with pytest.raises(KeyError) as raised:
         ns.claims.check("M1.one_stp", 0.0)

@@ -1,18 +1,21 @@
 """`make book` and `make outputs`: execute what changed, assemble, render; or see that nothing changed."""
 
 import argparse
+import json
 import shutil
 import sys
 import time
 
 import nbformat
 
-from execute import execute_all, up_to_date
+from execute import code_cells, execute_all, up_to_date
 from project import BUILD, HTML, ROOT, chapter_name, chapters, digest, scale
 
 FILES = ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml")
 INPUTS = ("book", "notebooks", "normsurvey", "results", *FILES)
 STATE = BUILD / "book.digest"
+MEASURED = ROOT / "normsurvey" / "claims" / "measured.json"
+CLAIM = "application/vnd.normsurvey.claim+json"
 
 
 def build():
@@ -45,8 +48,19 @@ def write_outputs():
         return 1
     for chapter in chapters():
         nbformat.write(up_to_date(chapter), ROOT / chapter)
+    MEASURED.write_text(json.dumps(measured(), indent=0) + "\n")
     print("The outputs in notebooks/ are those of today.")
     return 0
+
+
+def measured():
+    """{claim: {label: value to three digits}}, from the outputs that are committed in notebooks/."""
+    found = {}
+    for chapter in chapters():
+        for cell in code_cells(nbformat.read(ROOT / chapter, as_version=4)):
+            for result in (out["data"][CLAIM] for out in cell.outputs if CLAIM in out.get("data", {})):
+                found[result["id"]] = {k: float(f"{v:.3g}") for k, v in result["measured"].items()}
+    return dict(sorted(found.items()))
 
 
 def run_chapters():

@@ -15,7 +15,8 @@ EXECUTED = BUILD / "executed"
 SOURCE = BUILD / "source"
 HTML = BUILD / "html"
 
-GENERATED = {"__pycache__", ".ipynb_checkpoints"}
+# measured.json repeats outputs of chapters: they do not become stale by being written down.
+GENERATED = {"__pycache__", ".ipynb_checkpoints", "measured.json"}
 
 
 def scale():

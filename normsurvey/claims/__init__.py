@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.resources
+import json
 import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -47,6 +50,15 @@ class Claims(Mapping):
 
     def __len__(self) -> int:
         return len(self._all())
+
+    @functools.cached_property
+    def measured(self) -> dict[str, dict[str, float]]:
+        """What the book's chapters measured when their outputs were last committed: id -> label -> value.
+
+        Three digits, at the quick scale on a CPU; written together with those outputs.
+        """
+        stored = importlib.resources.files(__package__) / "measured.json"
+        return json.loads(stored.read_text(encoding="utf-8"))
 
     def check(self, claim_id: str, measured: Any) -> Verdict:
         """Hold a measurement against a claim's criterion for the present scale.

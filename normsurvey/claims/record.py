@@ -11,6 +11,7 @@ __all__ = ["Above", "Below", "Between", "Claim", "ClaimFailed", "Equal", "Verdic
 
 HOLDS, NEGATIVE = "holds", "does not hold at this scale"
 MIME = "application/vnd.normsurvey.claim+json"
+EXACT = 1e-6  # a limit this low is met by an identity alone
 
 
 class ClaimFailed(AssertionError):
@@ -27,6 +28,23 @@ class Between:
     def accepts(self, value: float) -> bool:
         """Whether ``value`` meets the criterion; NaN never does."""
         return self.low <= value <= self.high
+
+    def margin(self, value: float) -> float:
+        """How far inside ``value`` lies: 1 or more is inside, 2 is twice as good as asked, NaN beyond a sign.
+
+        For a limit, the ratio of limit and value; for an interval, 1 / (1 - d) with d the distance to the nearer
+        end as a share of half the length, infinite in the middle.
+        """
+        if self.low == self.high:
+            return math.inf if value == self.low else 0.0
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            off = abs(value - (self.low + self.high) / 2) / ((self.high - self.low) / 2)
+            return 1 / off if off else math.inf
+        limit = self.low if math.isfinite(self.low) else self.high
+        if limit <= 0 or value < 0:
+            return math.nan
+        better, worse = (value, limit) if math.isfinite(self.low) else (limit, value)
+        return better / worse if worse else math.inf
 
     def __str__(self) -> str:
         return f"between {self.low:g} and {self.high:g}"
@@ -104,6 +122,14 @@ class Claim:
     def __post_init__(self):
         if self.expected not in (HOLDS, NEGATIVE):
             raise ValueError(f"expected={self.expected!r}: choose {HOLDS!r} or {NEGATIVE!r}")
+
+    @property
+    def kind(self) -> str:
+        """``"exact"``: an identity up to rounding; ``"measured"``: a law or a comparison; or ``"negative"``."""
+        if self.expected == NEGATIVE:
+            return "negative"
+        exact = isinstance(self.quick, Equal) or (isinstance(self.quick, Below) and 0 < self.quick.high <= EXACT)
+        return "exact" if exact else "measured"
 
     def criterion(self, scale: str) -> Between:
         """The criterion at ``scale``, "quick" or "full"."""
