@@ -5,10 +5,12 @@ The functions here know nothing of this package's own layers: they take a module
 
 from normsurvey.analysis.conditioning import (
     LayerMoments,
+    LayerRows,
     condition_number,
     dominance,
     eigenvalues,
     layer_moments,
+    layer_rows,
     spread,
 )
 from normsurvey.analysis.curvature import Hessian, Verification, gradient, private_buffers, select_parameters, verify
@@ -21,24 +23,39 @@ from normsurvey.analysis.invariance import (
     scaled,
     scaling_errors,
 )
+from normsurvey.analysis.kronecker import (
+    FisherBlock,
+    batch_fisher_spectra,
+    deflated,
+    fisher_blocks,
+    log_correlation,
+    sampled_cross_entropy,
+)
 from normsurvey.analysis.lanczos import Spectrum, gradient_energy, lanczos, spectral_density
 from normsurvey.analysis.newton import newton_error, newton_errors
 
 __all__ = [
+    "FisherBlock",
     "Hessian",
     "LayerMoments",
+    "LayerRows",
     "OutputGram",
     "Spectrum",
     "Verification",
+    "batch_fisher_spectra",
     "condition_number",
+    "deflated",
     "dominance",
     "eigenvalues",
+    "fisher_blocks",
     "gradient",
     "gradient_energy",
     "homogeneity_error",
     "lanczos",
     "layer_moments",
+    "layer_rows",
     "linear_gram",
+    "log_correlation",
     "newton_error",
     "newton_errors",
     "norm_growth_error",
@@ -46,6 +63,7 @@ __all__ = [
     "output_jacobian",
     "private_buffers",
     "radial_component",
+    "sampled_cross_entropy",
     "scale_invariance",
     "scaled",
     "scaling_errors",

@@ -10,13 +10,22 @@ Huang et al., Layer-wise conditioning analysis, ECCV 2020, arXiv 2002.10801).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from normsurvey.analysis.curvature import Loss, private_buffers
+
+
+@dataclass(frozen=True)
+class LayerRows:
+    """What one layer saw: `input` (M, d_in) and, of the summed loss, `output_gradient` (M, d_out)."""
+
+    input: Tensor
+    output_gradient: Tensor
 
 
 @dataclass(frozen=True)
@@ -27,14 +36,12 @@ class LayerMoments:
     output_gradient: Tensor
 
 
-def layer_moments(model: nn.Module, loss: Loss, layers: Iterable[str] | None = None) -> dict[str, LayerMoments]:
-    """Moments of the named `nn.Linear` layers (all of them if None), in the order of the model.
-
-    All leading dimensions of an input (N, ..., d) count as samples. `loss` averages over its M samples,
-    so the gradient at an output row is multiplied by M to be that sample's own.
+@contextmanager
+def recorded_layers(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[dict[str, list]]:
+    """Inside, every run of a named `nn.Linear` layer (all if None) adds its (input, output) to the layer's list.
 
     Raises:
-        ValueError: a name is no linear layer of the model, or a layer was not run exactly once.
+        ValueError: a name is no linear layer of the model, or, at the end, a layer was not run exactly once.
     """
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     names = list(linear) if layers is None else list(layers)
@@ -46,17 +53,38 @@ def layer_moments(model: nn.Module, loss: Loss, layers: Iterable[str] | None = N
         for name in names
     ]
     try:
-        with torch.enable_grad(), private_buffers(model):
-            value = loss(model)
+        yield runs
     finally:
         for handle in handles:
             handle.remove()
     if wrong := [name for name, seen in runs.items() if len(seen) != 1]:
         raise ValueError(f"layers {wrong} did not run exactly once in loss(model); name the others in layers=")
-    gradients = torch.autograd.grad(value, [runs[name][0][1] for name in names])
+
+
+def layer_rows(model: nn.Module, loss: Loss, layers: Iterable[str] | None = None) -> dict[str, LayerRows]:
+    """Inputs and output gradients of the named `nn.Linear` layers (all of them if None), in the order of the model.
+
+    All leading dimensions of an input (N, ..., d) count as samples. `loss` averages over its M samples,
+    so the gradient at an output row is multiplied by M to be that sample's own.
+
+    Raises:
+        ValueError: a name is no linear layer of the model, or a layer was not run exactly once.
+    """
+    with torch.enable_grad(), private_buffers(model), recorded_layers(model, layers) as runs:
+        value = loss(model)
+    gradients = torch.autograd.grad(value, [seen[0][1] for seen in runs.values()])
+    found = {}
+    for (name, seen), gradient in zip(runs.items(), gradients, strict=True):
+        rows = gradient.flatten(0, -2)  # (M, d_out)
+        found[name] = LayerRows(seen[0][0].detach().flatten(0, -2), rows * len(rows))
+    return found
+
+
+def layer_moments(model: nn.Module, loss: Loss, layers: Iterable[str] | None = None) -> dict[str, LayerMoments]:
+    """Second moments of the rows of `layer_rows`, which says what they are and what it raises."""
     return {
-        name: LayerMoments(_second_moment(runs[name][0][0].detach()), _second_moment(g, per_sample=True))
-        for name, g in zip(names, gradients, strict=True)
+        name: LayerMoments(_second_moment(rows.input), _second_moment(rows.output_gradient))
+        for name, rows in layer_rows(model, loss, layers).items()
     }
 
 
@@ -92,6 +120,5 @@ def spread(values: Iterable[float]) -> float:
     return max(values) / min(values)
 
 
-def _second_moment(rows: Tensor, per_sample: bool = False) -> Tensor:
-    rows = rows.flatten(0, -2)  # (M, d)
-    return rows.T @ rows * (len(rows) if per_sample else 1 / len(rows))
+def _second_moment(rows: Tensor) -> Tensor:
+    return rows.T @ rows / len(rows)
