@@ -33,6 +33,8 @@ def scale() -> str:
 def setup_notebook(seed: int = 0) -> torch.device:
     """Seed torch, numpy and random, set the figure style, and say where and at which scale the chapter runs.
 
+    Where the environment variable NORMSURVEY_FIGURES names a folder, figures are written to it as SVG too.
+
     Args:
         seed: for all three generators.
 
@@ -41,11 +43,13 @@ def setup_notebook(seed: int = 0) -> torch.device:
     """
     import numpy
 
-    from .plots import style
+    from .plots import style, vector
 
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)
+    if folder := os.environ.get("NORMSURVEY_FIGURES"):
+        vector.keep(folder)
     style.use()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"normsurvey on {device.type}, scale {scale()}, torch {torch.__version__.split('+')[0]}")

@@ -1,8 +1,12 @@
 """What the chapters share besides their setup: the scale, and lines of progress where a run takes minutes."""
 
+import subprocess
+import sys
+
 import pytest
 
 from normsurvey import notebook
+from normsurvey.plots import vector
 
 
 def test_progress_is_silent_at_the_quick_scale(monkeypatch, capsys):
@@ -27,3 +31,30 @@ def test_an_unknown_scale_is_refused(monkeypatch):
     monkeypatch.setenv("NORMSURVEY_SCALE", "large")
     with pytest.raises(ValueError, match="NORMSURVEY_SCALE='large'"):
         list(notebook.progress([1], "one"))
+
+
+def test_figures_are_kept_only_where_a_notebook_shows_them(tmp_path):
+    with pytest.raises(RuntimeError, match="folder="):
+        vector.keep(tmp_path)
+
+
+SHELL = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+from normsurvey.plots import vector
+vector.keep(sys.argv[1])
+import matplotlib.pyplot as plt
+for title in ("one", "two"):
+    figure, ax = plt.subplots()
+    ax.set_title(title)
+    png = shell.display_formatter.formatters["image/png"](figure)
+    assert png, "the notebook still shows a picture"
+"""
+
+
+def test_every_figure_shown_is_also_an_svg(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SHELL, tmp_path / "x"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["1.svg", "2.svg"]
+    assert all("<svg" in p.read_text() for p in (tmp_path / "x").iterdir())

@@ -97,6 +97,15 @@ def test_every_colab_link_opens_a_notebook_of_the_repository(site):
         assert prefix + chapter.as_posix() in links[page], f"{page} has no Colab button"
 
 
+def test_every_figure_of_a_chapter_can_be_downloaded_as_svg(site):
+    for chapter in chapters():
+        page = chapter.with_suffix(".html").as_posix()
+        figures = [load for load in site[page].loads if "_images/" in load]
+        vectors = [link for link in site[page].links if link.endswith(".svg")]
+        assert len(vectors) == len(figures), page
+        assert all("<svg" in (HTML / urljoin(page, link)).read_text()[:2000] for link in vectors), page
+
+
 def weight(page, reader):
     """Bytes of a page and of the pictures that only it shows."""
     pictures = {(HTML / urljoin(page, load)) for load in reader.loads if "_images/" in load}

@@ -1,6 +1,6 @@
 """Sphinx extension of the book: pages and counts computed from the package and the executed chapters.
 
-Directives ``catalogue``, ``scorecard``, ``listmap``, ``chapters``, ``clone``, ``install``; role ``count``.
+Directives ``catalogue``, ``scorecard``, ``listmap``, ``chapters``, ``course``, ``clone``, ``install``; role ``count``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx.util.nodes import make_refnode
@@ -203,6 +204,27 @@ class Chapters(Computed):
         return self.parse(lines, "chapter-list")
 
 
+class Course(Computed):
+    """A path through chapters, with its reading time; each line of the body is a chapter and what to do there."""
+
+    has_content = True
+    MINUTES = range(75, 106)
+
+    def run(self) -> list[nodes.Node]:
+        known = {c.path.removeprefix("notebooks/"): c for c in sources.chapters(self.root)}
+        lines, total = [], 0
+        for entry in self.content:
+            name, _, words = entry.partition(": ")
+            if name not in known:
+                raise self.error(f"{name} is no chapter: choose one of {', '.join(known)}")
+            minutes, _, words = words.partition(" ")
+            total += int(minutes)
+            lines.append(f"1. {self.page(known[name])} [{minutes} minutes]{{.small}}<br>{words}")
+        if total not in self.MINUTES:
+            raise self.error(f"the path takes {total} minutes: 90 are announced")
+        return self.parse([*lines, "", f"[{total} minutes in all]{{.small}}"], "course")
+
+
 class Clone(Computed):
     """Shell commands that start from a clone of the repository; its address is the configured one."""
 
@@ -236,6 +258,22 @@ class Count(SphinxRole):
         }  # fmt: skip
         fact = facts[self.text]
         return [nodes.inline(str(fact), str(fact), classes=["count"] if isinstance(fact, int) else [])], []
+
+
+def offer_vectors(app: Sphinx, doctree: nodes.document) -> None:
+    """Below each figure of a chapter, a link to the same figure as SVG."""
+    docname = app.env.docname
+    if not docname.startswith("notebooks/"):
+        return
+    pictures = [n for n in doctree.findall(nodes.container) if n.get("mime_type") == "image/png"]
+    for number, picture in enumerate(pictures, start=1):
+        target = f"/{docname}.figures/{number}.svg"
+        if not (Path(app.srcdir) / target[1:]).exists():
+            continue
+        link = addnodes.download_reference("", "", reftarget=target, refdoc=docname, refdomain="", reftype="")
+        link += nodes.literal("", "SVG", classes=["xref", "download"])
+        bundle = picture.parent
+        bundle.parent.insert(bundle.parent.index(bundle) + 1, nodes.paragraph("", "", link, classes=["vector"]))
 
 
 def trim_card(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -277,12 +315,13 @@ def setup(app: Sphinx) -> dict:
     """Register everything with Sphinx."""
     for name, directive in {
         "catalogue": Catalogue, "scorecard": Scorecard, "listmap": ListMap, "costs": Costs,
-        "chapters": Chapters, "clone": Clone, "install": Install,
+        "chapters": Chapters, "clone": Clone, "course": Course, "install": Install,
     }.items():  # fmt: skip
         app.add_directive(name, directive)
     app.add_role("count", Count())
     app.connect("config-inited", add_static, priority=400)
     app.connect("missing-reference", resolve_short)
+    app.connect("doctree-read", offer_vectors, priority=400)  # before Sphinx collects what can be downloaded
     app.connect("autodoc-process-docstring", trim_card, priority=400)
     app.add_css_file("normsurvey.css")
     app.add_js_file("filter.js", loading_method="defer")

@@ -5,7 +5,7 @@ import shutil
 import nbformat
 import yaml
 
-from execute import up_to_date
+from execute import figures, up_to_date
 from project import ROOT, SOURCE, chapters
 
 CATALOGUE = "book/catalogue"
@@ -20,6 +20,8 @@ def assemble():
     for chapter in chapters():
         (SOURCE / chapter).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(up_to_date(chapter), SOURCE / chapter)
+        if figures(chapter).exists():
+            shutil.copytree(figures(chapter), (SOURCE / chapter).with_suffix(".figures"))
     from cards import write_cards  # imports the package, which a failed chapter may have broken
 
     write_toc(write_cards(SOURCE))

@@ -1,11 +1,15 @@
-"""Executes the chapters, two at a time, into _build/executed; notebooks/ is only read.
+"""Executes the chapters, two at a time, into _build/executed, their figures as SVG beside them.
+
+notebooks/ is only read.
 
 A chapter runs again when its code, anything in normsurvey/ or results/, the lock or the scale changed.
 Its prose may change freely: the outputs are put into today's text.
 """
 
 import json
+import os
 import re
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -41,6 +45,11 @@ def executed_path(chapter):
     return EXECUTED / chapter.relative_to("notebooks")
 
 
+def figures(chapter):
+    """The folder of its figures, 1.svg, 2.svg and so on in the order in which they are shown."""
+    return executed_path(chapter).with_suffix(".figures")
+
+
 def stored(chapter, key):
     """Seconds that the stored execution took, or None where there is none under this key."""
     record = executed_path(chapter).with_suffix(".json")
@@ -56,6 +65,7 @@ def execute(chapter, key, home):
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in (path, path.with_suffix(".json")):
         old.unlink(missing_ok=True)
+    shutil.rmtree(figures(chapter), ignore_errors=True)
     notebook = nbformat.read(ROOT / chapter, as_version=4)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
@@ -70,7 +80,7 @@ def execute(chapter, key, home):
     )
     start = time.perf_counter()
     try:
-        client.execute()
+        client.execute(env=os.environ | {"NORMSURVEY_FIGURES": str(figures(chapter))})
     except DeadKernelError:
         return time.perf_counter() - start, "The kernel ended: it crashed, ran out of memory, or was killed."
     except (CellControlSignal, CellTimeoutError, RuntimeError) as failure:
