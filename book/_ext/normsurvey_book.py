@@ -162,25 +162,37 @@ class ListMap(Computed):
 
 
 class Costs(Computed):
-    """Time and memory of every layer as the benchmark stored them, beside public implementations; takes the table."""
+    """Time and memory of every layer as the benchmark stored them, beside public implementations; takes the table.
+
+    Option ``device``: which of the stored results is shown, "cpu" by default; public ones exist for that alone.
+    """
 
     required_arguments = 1
+    option_spec = {"device": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
-        ours, peers = (json.loads((self.root / f"results/{n}_cpu.json").read_text()) for n in ("layers", "peers"))
+        device = self.options.get("device", "cpu")
+        ours, peers = (self.stored(f"{n}_{device}.json") for n in ("layers", "peers"))
         known, rows = survey().catalogue, []
         for row in sorted(ours[self.arguments[0]], key=lambda row: row["both"]):
             name = row["name"]
-            peer = peers[self.arguments[0]].get(name)
+            peer = peers and peers[self.arguments[0]].get(name)
             words = ", ".join(f"{k}={v}" for k, v in row["options"].items())
             cell = (self.card(name) if name in known else f"`{name}`") + (f" [{words}]{{.small}}" if words else "")
             other = [f"{peer['both']:.2f}", f"{peer['saved']:.2f}", peer["implementation"]] if peer else ["", "", ""]
-            rows.append([cell, f"{row['forward']:.2f}", f"{row['both']:.2f}", f"{row['saved']:.2f}", *other])
-        head = ["layer", "forward", "forward + backward", "saved", "public: f + b", "saved", "public implementation"]
+            cells = [cell, f"{row['forward']:.2f}", f"{row['both']:.2f}", f"{row['saved']:.2f}"]
+            rows.append(cells + other if peers else cells)
+        head = ["layer", "forward", "forward + backward", "saved"]
+        head += ["public: f + b", "saved", "public implementation"] if peers else []
         run = "{device}, torch {torch}, {date}".format
         shape = tuple(ours["shapes"][self.arguments[0]])
-        where = f"Ours: {run(**ours)}; public implementations: {run(**peers)}. One thread, float32, shape {shape}."
+        theirs = f"; public implementations: {run(**peers)}" if peers else ""
+        where = f"Ours: {run(**ours)}{theirs}. One thread, float32, shape {shape}."
         return [*self.table(head, rows, "filterable", "costs"), *self.parse([where], "small")]
+
+    def stored(self, name: str) -> dict | None:
+        path = self.root / "results" / name
+        return json.loads(path.read_text()) if path.exists() else None
 
 
 class Chapters(Computed):
