@@ -1,0 +1,85 @@
+"""What the chapter on mean-field theory measures, at toy size: laws where they show already, and the controls."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from normsurvey.analysis import output_gram, scaling_exponent
+from normsurvey.experiments import mean_field as mf
+
+RELU_RATE = math.pi / (math.pi - 1)
+BN, LN = mf.NORMS["BatchNorm"], mf.NORMS["LayerNorm"]
+
+
+def test_rates_with_and_without_normalization():
+    rate = {name: mf.chain_moments(160, 20, 128, mf.NORMS[name]).backward_rate() for name in ("BatchNorm", "LayerNorm")}
+    assert rate["BatchNorm"] == pytest.approx(RELU_RATE, rel=0.05)
+    assert rate["LayerNorm"] == pytest.approx(1, abs=0.12)
+    assert mf.chain_moments(160, 20, 128).backward_rate() == pytest.approx(1, abs=0.12)
+
+
+def test_linear_rate_depends_on_the_batch_alone():
+    rates = {b: mf.chain_moments(160, 30, b, BN, nn.Identity).backward_rate() for b in (6, 12)}
+    for b, rate in rates.items():
+        assert rate == pytest.approx((b - 2) / (b - 3), rel=0.08)
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "none"])
+def test_weight_scale_cancels_with_batch_norm_alone(name):
+    start, scaled = (mf.chain_moments(12, 8, 16, mf.NORMS[name], scale=c).gradient[:-1] for c in (1.0, 10.0))
+    error = (scaled[:-1] / scaled[-1] / (start[:-1] / start[-1]) - 1).abs().max()
+    assert (error < 1e-12) == (name == "BatchNorm")
+
+
+def test_chain_has_the_layers_of_the_perceptron():
+    model = mf.chain(6, 2, BN, nn.Tanh, d_in=4, outputs=3)
+    assert [n for n, _ in model.named_children()] == ["linear1", "norm1", "act1", "linear2", "norm2", "act2", "head"]
+    assert isinstance(model.act2, nn.Tanh) and model(torch.randn(5, 4, dtype=torch.float64)).shape == (5, 3)
+
+
+def test_rank_survives_batch_norm_alone():
+    networks = {name: (norm, nn.Identity) for name, norm in mf.NORMS.items()}
+    found = mf.ranks(16, 150, networks, every=50)
+    assert all(len(v) == 4 for v in found.values()) and len({v[0].item() for v in found.values()}) == 1
+    last = {name: v[-1].item() for name, v in found.items()}
+    assert min(last["BatchNorm"], last["scale"]) > 0.5 * 16**0.5 > 1.6 > max(last["none"], last["LayerNorm"])
+
+
+def test_residual_branches_shrink_relative_to_the_skip_connection():
+    trunk, branch = mf.residual_moments(64, 20, 64, BN)
+    share = branch.variance / trunk.variance[1:] * torch.arange(1, 21)
+    assert share[9:].min() > 0.7 and share[9:].max() < 1.3
+    exponent = -scaling_exponent(trunk.variance[5:], trunk.gradient[5:])
+    assert exponent == pytest.approx(RELU_RATE, rel=0.15)
+    plain, _ = mf.residual_moments(64, 20, 64)
+    assert plain.forward_rate() == pytest.approx(2, abs=0.15)
+
+
+def test_sharpness_is_the_eigenvalue_of_the_network_with_that_output_norm():
+    found = mf.sharpness(8, samples=6)
+    model, x = mf.chain(8, 3, d_in=8, seed=0), mf.gaussian(6, 8, seed=500_000)
+    truth = output_gram(nn.Sequential(model, BN(1)), x).eigenvalues()[0].item()
+    assert found["standardize"] == pytest.approx(truth, rel=1e-9)
+    assert found["none"] == pytest.approx(output_gram(model, x).eigenvalues()[0].item(), rel=1e-9)
+    assert mf.sharpness(8, samples=6, per_sample=False) == pytest.approx(found, rel=1e-9)
+
+
+def test_sharpness_grows_with_the_width_unless_the_mean_is_removed():
+    widths = (32, 64, 128)
+    found = [mf.sharpness(w, networks=8) for w in widths]
+    slopes = {name: scaling_exponent(widths, [f[name] for f in found]) for name in found[0]}
+    assert slopes["none"] > 0.7 and abs(slopes["center"]) < 0.3 and abs(slopes["standardize"]) < 0.4
+
+
+def test_images_are_drawn_from_what_is_given():
+    images = torch.randn(10, 1, 2, 2, dtype=torch.float64)
+    assert mf.sharpness(8, samples=6, images=images) != mf.sharpness(8, samples=6)
+    assert mf.sharpness(8, samples=6, images=images, seed=1) == mf.sharpness(8, samples=6, images=images, seed=1)
+
+
+def test_batch_norm_in_the_middle_needs_the_whole_batch():
+    with pytest.raises(ValueError, match="per_sample"):
+        mf.sharpness(8, norm=BN)
+    assert mf.sharpness(8, norm=BN, per_sample=False)["none"] > 0
