@@ -44,6 +44,15 @@ from normsurvey.analysis.landscape import (
 )
 from normsurvey.analysis.newton import newton_error, newton_errors
 from normsurvey.analysis.propagation import Propagation, growth_rate, propagate, scaling_exponent
+from normsurvey.analysis.rotation import (
+    Rotation,
+    RotationTracker,
+    equilibrium_angle,
+    equilibrium_angle_adamw,
+    equilibrium_norm,
+    equilibrium_norm_adamw,
+    predicted_norms,
+)
 from normsurvey.analysis.stochasticity import (
     Shift,
     calibration_error,
@@ -62,6 +71,8 @@ __all__ = [
     "LayerRows",
     "OutputGram",
     "Propagation",
+    "Rotation",
+    "RotationTracker",
     "Shift",
     "Signals",
     "Spectrum",
@@ -74,6 +85,10 @@ __all__ = [
     "disturbance",
     "dominance",
     "eigenvalues",
+    "equilibrium_angle",
+    "equilibrium_angle_adamw",
+    "equilibrium_norm",
+    "equilibrium_norm_adamw",
     "estimation_shift",
     "fisher_blocks",
     "gradient",
@@ -93,6 +108,7 @@ __all__ = [
     "output_jacobian",
     "outputs_over_batches",
     "passed_energy",
+    "predicted_norms",
     "predictions_over_batches",
     "private_buffers",
     "probe_gradient",
