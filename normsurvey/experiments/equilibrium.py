@@ -1,0 +1,217 @@
+"""Weight decay against the growth of scale-invariant weights: many small networks, trained side by side.
+
+An :class:`Ensemble` holds A arms (settings of the optimizer) of S members (seeds) and computes them in one pass:
+a batched product for all linear layers, a grouped convolution, one norm over all channels. Members do not interact,
+so each trains as it would alone, at a fraction of the overhead.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normsurvey.analysis.rotation import (
+    Rotation,
+    RotationTracker,
+    equilibrium_angle,
+    equilibrium_angle_adamw,
+    equilibrium_norm,
+    equilibrium_norm_adamw,
+)
+from normsurvey.experiments.classifiers import Data
+from normsurvey.notebook import progress
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How the weights in front of the norms are trained; `momentum` is Adam's beta1 where `optimizer` is "adamw"."""
+
+    lr: float
+    weight_decay: float
+    momentum: float = 0.0
+    optimizer: str = "sgd"
+
+    def __post_init__(self):
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer={self.optimizer!r} must be 'sgd' or 'adamw'")
+
+    @property
+    def angle(self) -> float:
+        """The predicted angle per step, in radians."""
+        predict = equilibrium_angle_adamw if self.optimizer == "adamw" else equilibrium_angle
+        return predict(self.lr, self.weight_decay, self.momentum)
+
+    def norm(self, gradient: Tensor, size: int) -> Tensor:
+        """The predicted norm of a weight of `size` entries, `gradient` its gradient's rms at unit norm, (S,)."""
+        if self.optimizer == "adamw":
+            return torch.full_like(gradient, equilibrium_norm_adamw(self.lr, self.weight_decay, size))
+        return equilibrium_norm(self.lr, self.weight_decay, gradient, self.momentum)
+
+
+class Ensemble(nn.Module):
+    """Sequential networks of one shape as one module, (N, S, ...) -> (N, classes, A * S), arm by arm.
+
+    Weights in front of the norms are `weights.<arm>.<layer>` (S, ...), a parameter per arm, so that each can have its
+    own optimizer. All other parameters are shared modules, or tensors (A * S, ...) in `others`.
+
+    Args:
+        arms: label of an arm -> its S members, as `classifiers.mlp` and `convnet` build them.
+        norm: the factory that the members' norms were built with; statistics per channel, such as BatchNorm.
+    """
+
+    def __init__(self, arms: Mapping[str, Sequence[nn.Sequential]], norm: Callable[[int], nn.Module] | None = None):
+        super().__init__()
+        members = [member for arm in arms.values() for member in arm]
+        self.size, self.layers = len(members), {}
+        self.weights = nn.ModuleDict({label: nn.ParameterDict() for label in arms})
+        self.others, self.norms = nn.ParameterDict(), nn.ModuleDict()
+        for name, layer in members[0].named_children():
+            weight = getattr(layer, "weight", None)
+            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                self._adopt(name, layer, arms, members)
+            elif weight is not None:
+                self.norms[name] = norm(self.size * len(weight)).to(weight)
+            self.layers[name] = layer
+
+    def _adopt(self, name: str, layer: nn.Module, arms: Mapping, members: Sequence) -> None:
+        if name == "head":
+            self.others["head_weight"] = _stacked(members, "head.weight")
+        else:
+            for label, arm in arms.items():
+                self.weights[label][name] = _stacked(arm, f"{name}.weight")
+        if layer.bias is not None:
+            self.others[f"{name}_bias"] = _stacked(members, f"{name}.bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes, A * S) of x (N, S, ...), every arm on the same batches."""
+        x = x.repeat(1, self.size // x.shape[1], *[1] * (x.dim() - 2))
+        x = x.flatten(1, 2) if x.dim() > 3 else x.permute(1, 2, 0).contiguous()  # (N, E c, h, w) or (E, c, N)
+        for name, layer in self.layers.items():
+            if name in self.norms:
+                x = self.norms[name](x) if x.dim() > 3 else self.norms[name](x.flatten(0, 1)[None]).view_as(x)
+            elif isinstance(layer, nn.Flatten):
+                x = x.flatten(1).T.unflatten(0, (self.size, -1))
+            elif isinstance(layer, (nn.Linear, nn.Conv2d)):
+                x = self._apply(name, layer, x)
+            else:
+                x = layer(x)
+        return x.permute(2, 1, 0)
+
+    def _apply(self, name: str, layer: nn.Module, x: Tensor) -> Tensor:
+        arms = [arm[name] for arm in self.weights.values()] if name != "head" else [self.others["head_weight"]]
+        weight = torch.cat(arms) if len(arms) > 1 else arms[0]
+        bias = self.others[f"{name}_bias"] if f"{name}_bias" in self.others else None
+        if isinstance(layer, nn.Linear):
+            return weight @ x if bias is None else torch.baddbmm(bias[..., None], weight, x)
+        bias = None if bias is None else bias.flatten()
+        return F.conv2d(x, weight.flatten(0, 1), bias, layer.stride, layer.padding, groups=self.size)
+
+
+@dataclass(frozen=True)
+class Training:
+    """`losses` (T, A, S) before each step; what each layer of each arm did: rotations[arm][layer], one row a seed."""
+
+    losses: Tensor
+    rotations: dict[str, dict[str, Rotation]]
+
+
+def train_arms(
+    ensemble: Ensemble, data: Iterator[Data], arms: Mapping[str, Arm], steps: int, *,
+    rest_lr: float | None = 0.1, when: int | Callable[[int], bool] = 1, what: str = "training",
+) -> Training:  # fmt: skip
+    """Trains every arm as `arms` says, and records how its weights turn.
+
+    Args:
+        data: yields x (N, S, ...) and y (N, S), one batch per seed.
+        rest_lr: SGD without decay trains head, biases and the norms' own parameters at this rate; None freezes them.
+        when: which steps to record, as in `RotationTracker`.
+        what: said of the progress at the full scale.
+    """
+    optimizers = _optimizers(ensemble, arms, rest_lr)
+    names = {label: [f"weights.{label}.{name}" for name in ensemble.weights[label]] for label in arms}
+    tracks = {
+        label: RotationTracker(ensemble, optimizers[arms[label].optimizer], names[label], per="row", when=when)
+        for label in arms
+    }
+    for track in tracks.values():
+        track.__enter__()
+    losses = []
+    ensemble.train()
+    for _ in progress(range(steps), what):
+        x, y = next(data)
+        logits = ensemble(x)
+        loss = F.cross_entropy(logits, y.repeat(1, len(arms)), reduction="none").mean(0)  # (A * S,)
+        ensemble.zero_grad()
+        loss.sum().backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+        losses.append(loss.detach())
+    for track in tracks.values():
+        track.__exit__()
+    rotations = {label: {n.rpartition(".")[2]: r for n, r in track.items()} for label, track in tracks.items()}
+    return Training(torch.stack(losses).cpu().unflatten(1, (len(arms), -1)), rotations)
+
+
+def side_by_side(streams: Sequence[Iterator[Data]]) -> Iterator[Data]:
+    """One batch of each stream at a time, stacked: x (N, S, ...), y (N, S)."""
+    for several in zip(*streams, strict=True):
+        x, y = zip(*several, strict=True)
+        yield torch.stack(x, 1), torch.stack(y, 1)
+
+
+def full_batches(data: Sequence[Data]) -> Iterator[Data]:
+    """The same N samples of each seed for ever, stacked: full-batch gradient descent."""
+    return repeat(next(side_by_side([iter([part]) for part in data])))
+
+
+def noisy(data: Data, share: float, seed: int = 0) -> Data:
+    """`share` of the labels drawn anew, so that the gradient never vanishes."""
+    x, y = data
+    random = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(int(y.max()) + 1, y.shape, generator=random).to(y.device)
+    return x, torch.where(torch.rand(y.shape, generator=random).to(y.device) < share, drawn, y)
+
+
+@torch.no_grad()
+def rescale(ensemble: Ensemble, arm: str, factors: Sequence[float] | Tensor | float) -> None:
+    """Multiplies the weights of an arm by one factor, or by factors (layers, S)."""
+    weights = list(ensemble.weights[arm].values())
+    table = torch.as_tensor(factors, dtype=weights[0].dtype).expand(len(weights), len(weights[0]))
+    for w, row in zip(weights, table, strict=True):
+        w.mul_(row.to(w.device).view(-1, *[1] * (w.dim() - 1)))
+
+
+def count_cycles(losses: Tensor, low: float = 0.05, high: float = 0.5) -> int:
+    """How often a curve (T,) that was below `low` rises above `high`.
+
+    >>> count_cycles(torch.tensor([2.0, 0.01, 0.02, 3.0, 2.0, 0.2, 3.0, 0.04, 0.6]))
+    2
+    """
+    count, learned = 0, False
+    for value in losses.tolist():
+        learned = learned or value < low
+        if learned and value > high:
+            count, learned = count + 1, False
+    return count
+
+
+def _stacked(members: Sequence[nn.Module], name: str) -> nn.Parameter:
+    return nn.Parameter(torch.stack([m.get_parameter(name).detach() for m in members]))
+
+
+def _optimizers(ensemble: Ensemble, arms: Mapping[str, Arm], rest_lr: float | None) -> dict[str, torch.optim.Optimizer]:
+    groups = {"sgd": [], "adamw": []}
+    for label, arm in arms.items():
+        group = {"params": list(ensemble.weights[label].parameters()), "lr": arm.lr, "weight_decay": arm.weight_decay}
+        group |= {"betas": (arm.momentum, 0.999)} if arm.optimizer == "adamw" else {"momentum": arm.momentum}
+        groups[arm.optimizer].append(group)
+    rest = [*ensemble.others.parameters(), *ensemble.norms.parameters()]
+    for p in rest:
+        p.requires_grad_(rest_lr is not None)
+    if rest_lr is not None:
+        groups["sgd"].append({"params": rest, "lr": rest_lr})
+    kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+    return {kind: kinds[kind](several, foreach=True) for kind, several in groups.items() if several}
