@@ -13,7 +13,16 @@ from normsurvey.analysis.conditioning import (
     layer_rows,
     spread,
 )
-from normsurvey.analysis.curvature import Hessian, Verification, gradient, private_buffers, select_parameters, verify
+from normsurvey.analysis.curvature import (
+    CurvatureOperator,
+    Hessian,
+    Verification,
+    gradient,
+    private_buffers,
+    select_parameters,
+    verify,
+)
+from normsurvey.analysis.density import Density, TopEigenvalues, top_eigenvalues
 from normsurvey.analysis.fisher import OutputGram, linear_gram, output_gram, output_jacobian
 from normsurvey.analysis.invariance import (
     homogeneity_error,
@@ -43,6 +52,7 @@ from normsurvey.analysis.landscape import (
     signals,
 )
 from normsurvey.analysis.newton import newton_error, newton_errors
+from normsurvey.analysis.products import EmpiricalFisher, Estimate, Fisher, GaussNewton, OutputProduct, trace
 from normsurvey.analysis.propagation import Propagation, growth_rate, propagate, scaling_exponent
 from normsurvey.analysis.rotation import (
     Rotation,
@@ -64,18 +74,26 @@ from normsurvey.analysis.stochasticity import (
 )
 
 __all__ = [
+    "CurvatureOperator",
+    "Density",
+    "EmpiricalFisher",
+    "Estimate",
+    "Fisher",
     "FisherBlock",
+    "GaussNewton",
     "GradientProbe",
     "Hessian",
     "LayerMoments",
     "LayerRows",
     "OutputGram",
+    "OutputProduct",
     "Propagation",
     "Rotation",
     "RotationTracker",
     "Shift",
     "Signals",
     "Spectrum",
+    "TopEigenvalues",
     "Verification",
     "batch_fisher_spectra",
     "calibration_error",
@@ -124,5 +142,7 @@ __all__ = [
     "signals",
     "spectral_density",
     "spread",
+    "top_eigenvalues",
+    "trace",
     "verify",
 ]

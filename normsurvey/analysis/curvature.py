@@ -80,7 +80,66 @@ def gradient(model: nn.Module, loss: Loss, parameters: Iterable[str] | None = No
     return flatten(_gradients(model, loss, tensors, create_graph=False)[1]).detach()
 
 
-class Hessian:
+class CurvatureOperator:
+    """A symmetric matrix (D, D) known by its products: `operator @ vector`, `dense()`, `to_scipy()`.
+
+    A subclass calls `_keep` with the parameters it differentiates and defines `_product`.
+
+    Attributes:
+        names: the parameters, in the model's order. point: their values, flat (D,). shape: (D, D).
+    """
+
+    def _keep(self, selected: dict[str, nn.Parameter]) -> None:
+        self.names, self._tensors = list(selected), list(selected.values())
+        self._versions = [t._version for t in self._tensors]
+        self.point = flatten(self._tensors).detach()
+        self.shape = (self.point.numel(), self.point.numel())
+
+    def _product(self, vector: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """The product with a vector (D,), or column by column with (D, k)."""
+        if vector.shape[:1] != self.shape[:1] or vector.dim() > 2:
+            raise ValueError(f"vector has shape {tuple(vector.shape)}; expected ({self.shape[0]}, ...)")
+        if [t._version for t in self._tensors] != self._versions:
+            raise RuntimeError(
+                f"the parameters have changed since this {type(self).__name__} was built; build a new one"
+            )
+        if vector.dim() == 2:
+            return torch.stack([self._product(column) for column in vector.T], dim=1)
+        return self._product(vector)
+
+    def dense(self, limit: int = 4096) -> Tensor:
+        """The matrix (D, D), one product per column, not symmetrised.
+
+        Raises:
+            ValueError: D exceeds `limit`.
+        """
+        if self.shape[0] > limit:
+            raise ValueError(
+                f"the {type(self).__name__} has {self.shape[0]} rows, limit={limit}; select fewer parameters, "
+                "use lanczos, or raise the limit"
+            )
+        return self @ torch.eye(self.shape[0], dtype=self.point.dtype, device=self.point.device)
+
+    def to_scipy(self):
+        """A `scipy.sparse.linalg.LinearOperator`, for `eigsh`, `cg` and their kin."""
+        from scipy.sparse.linalg import LinearOperator
+
+        def product(vector):
+            torch_vector = torch.from_numpy(vector.reshape(-1).copy()).to(self.point)
+            return (self @ torch_vector).cpu().numpy()
+
+        return LinearOperator(
+            self.shape,
+            matvec=product,
+            rmatvec=product,
+            dtype=torch.empty(0, dtype=self.point.dtype).numpy().dtype,
+        )
+
+
+class Hessian(CurvatureOperator):
     r"""The Hessian (D, D) of `loss(model)` at the present parameters, as an operator: `hessian @ vector`.
 
     The model is evaluated in the mode that it is in: for a batch norm, train and eval are two different
@@ -98,28 +157,23 @@ class Hessian:
     Raises:
         ValueError: a parameter is unknown, or the loss is not a scalar.
         RuntimeError: built inside a `torch.func` transform, or used after the parameters were changed.
+
+    >>> line = nn.Linear(2, 1, bias=False)
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+    >>> Hessian(line, lambda model: 0.5 * model(x).square().sum()).dense()  # x^T x
+    tensor([[1., 0.],
+            [0., 9.]])
     """
 
     def __init__(self, model: nn.Module, loss: Loss, parameters: Iterable[str] | None = None):
-        _refuse_function_transforms()
-        selected = select_parameters(model, parameters)
-        self.model, self.loss, self.names = model, loss, list(selected)
-        self._tensors = list(selected.values())
+        refuse_function_transforms("Hessian")
+        self._keep(select_parameters(model, parameters))
+        self.model, self.loss = model, loss
         value, self._gradients = _gradients(model, loss, self._tensors, create_graph=True)
-        self._versions = [t._version for t in self._tensors]
         self.value = value.item()
         self.gradient = flatten(self._gradients).detach()
-        self.point = flatten(self._tensors).detach()
-        self.shape = (self.point.numel(), self.point.numel())
 
-    def __matmul__(self, vector: Tensor) -> Tensor:
-        """H v for v of shape (D,), or column by column for (D, k)."""
-        if vector.shape[:1] != self.shape[:1] or vector.dim() > 2:
-            raise ValueError(f"vector has shape {tuple(vector.shape)}; expected ({self.shape[0]}, ...)")
-        if vector.dim() == 2:
-            return torch.stack([self @ column for column in vector.T], dim=1)
-        if [t._version for t in self._tensors] != self._versions:
-            raise RuntimeError("the parameters have changed since this Hessian was built; build a new one")
+    def _product(self, vector: Tensor) -> Tensor:
         # a gradient without a graph is constant in the parameters: its rows of H are zero
         curved = [
             (g, v) for g, v in zip(self._gradients, unflatten(vector, self._tensors), strict=True) if g.requires_grad
@@ -129,34 +183,6 @@ class Hessian:
         outputs, cotangents = zip(*curved, strict=True)
         return flatten(
             torch.autograd.grad(outputs, self._tensors, cotangents, retain_graph=True, materialize_grads=True)
-        )
-
-    def dense(self, limit: int = 4096) -> Tensor:
-        """The matrix (D, D), one product per column, not symmetrised.
-
-        Raises:
-            ValueError: D exceeds `limit`.
-        """
-        if self.shape[0] > limit:
-            raise ValueError(
-                f"the Hessian has {self.shape[0]} rows, limit={limit}; select fewer parameters, use lanczos, "
-                "or raise the limit"
-            )
-        return self @ torch.eye(self.shape[0], dtype=self.point.dtype, device=self.point.device)
-
-    def to_scipy(self):
-        """A `scipy.sparse.linalg.LinearOperator`, for `eigsh`, `cg` and their kin."""
-        from scipy.sparse.linalg import LinearOperator
-
-        def product(vector):
-            torch_vector = torch.from_numpy(vector.reshape(-1).copy()).to(self.point)
-            return (self @ torch_vector).cpu().numpy()
-
-        return LinearOperator(
-            self.shape,
-            matvec=product,
-            rmatvec=product,
-            dtype=torch.empty(0, dtype=self.point.dtype).numpy().dtype,
         )
 
 
@@ -197,21 +223,31 @@ def _gradient_at(hessian: Hessian, moved: nn.Module, displacement: Tensor) -> Te
     return gradient(moved, hessian.loss, hessian.names)
 
 
+def evaluate(model: nn.Module, loss: Loss) -> Tensor:
+    """The scalar `loss(model)` with its graph, on private copies of the buffers.
+
+    Raises:
+        ValueError: it is no scalar.
+    """
+    with torch.enable_grad(), private_buffers(model):
+        value = loss(model)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ValueError(f"loss(model) must return a scalar, got {getattr(value, 'shape', type(value))}; average it")
+    return value
+
+
 def _gradients(
     model: nn.Module, loss: Loss, tensors: list[Tensor], create_graph: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    with torch.enable_grad(), private_buffers(model):
-        value = loss(model)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ValueError(
-                f"loss(model) must return a scalar, got {getattr(value, 'shape', type(value))}; average it"
-            )
+    with torch.enable_grad(), private_buffers(model):  # a backward pass of a norm's own may write buffers too
+        value = evaluate(model, loss)
         return value, torch.autograd.grad(value, tensors, create_graph=create_graph, materialize_grads=True)
 
 
-def _refuse_function_transforms() -> None:
+def refuse_function_transforms(what: str) -> None:
+    """Raises RuntimeError inside a `torch.func` transform, where an operator called `what` would be wrong."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise RuntimeError(
-            "Hessian was built inside a torch.func transform, where second derivatives of fused norm kernels "
+            f"{what} was built inside a torch.func transform, where second derivatives of fused norm kernels "
             "are wrong; call it outside"
         )

@@ -40,7 +40,7 @@ def lanczos(operator, num_steps: int = 64, *, start: Tensor | None = None, seed:
     """Runs Lanczos with full reorthogonalisation; stops early where the start spans an invariant subspace.
 
     Args:
-        operator: symmetric, with `.shape` (D, D) and `operator @ v`: a `Hessian` or a matrix.
+        operator: symmetric, with `.shape` (D, D) and `operator @ v`: a `CurvatureOperator` or a matrix.
         num_steps: products to spend, at most D are used. A multiple eigenvalue is found once.
         start: (D,) first direction; a Gaussian one drawn from `seed` if None, which the density needs.
 
@@ -49,24 +49,95 @@ def lanczos(operator, num_steps: int = 64, *, start: Tensor | None = None, seed:
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1")
-    q = _start_vector(operator, seed) if start is None else start / start.norm()
-    if not q.isfinite().all():
-        raise ValueError("start must be finite and not zero")
-    num_steps = min(num_steps, operator.shape[0])
-    basis = q.new_empty(num_steps, len(q))
-    alpha, beta = q.new_empty(num_steps), q.new_empty(num_steps)
-    for k in range(num_steps):
-        basis[k] = q
-        known = basis[: k + 1]
-        remainder = operator @ q
-        alpha[k] = remainder @ q
-        for _ in range(2):  # one pass leaves rounding of the size of eps * cond; two are enough
-            remainder = remainder - known.T @ (known @ remainder)
-        beta[k] = remainder.norm()
-        if beta[k] <= 100 * torch.finfo(q.dtype).eps * (alpha[: k + 1].abs().max() + beta[: k + 1].max()):
-            break
-        q = remainder / beta[k]
-    return _ritz_pairs(known, alpha[: k + 1], beta[: k + 1])
+    krylov = Krylov(operator, random_vector(operator, seed) if start is None else start, num_steps)
+    krylov.grow(num_steps)
+    values, residuals, rotation = krylov.ritz()
+    like = krylov.basis
+    return Spectrum(
+        values=values.to(like),
+        residuals=residuals.to(like),
+        weights=(rotation[0] ** 2).to(like),
+        vectors=krylov.vectors(rotation),
+    )
+
+
+class Krylov:
+    """An orthonormal basis of span(q, A q, A^2 q, ...), grown product by product.
+
+    Args:
+        operator: symmetric, with `.shape` (D, D) and `operator @ v`.
+        start: (D,) q, of any length but zero.
+        capacity: steps to make room for.
+        against: (k, D) orthonormal rows to stay orthogonal to, that is to deflate.
+    """
+
+    def __init__(self, operator, start: Tensor, capacity: int, against: Tensor | None = None):
+        if against is not None:
+            start = start - against.T @ (against @ start)
+        q = start / start.norm()
+        if not q.isfinite().all():
+            raise ValueError("start must be finite and not zero")
+        self._operator, self._next, self._against = operator, q, against
+        capacity = min(capacity, operator.shape[0] - (0 if against is None else len(against)))
+        self._basis = q.new_empty(capacity, len(q))  # memory is taken as it is filled
+        self._alpha, self._beta = q.new_empty(capacity), q.new_empty(capacity)
+        self.steps, self.exhausted = 0, False
+
+    @property
+    def basis(self) -> Tensor:
+        """(m, D), orthonormal rows."""
+        return self._basis[: self.steps]
+
+    def grow(self, steps: int) -> None:
+        """Up to that many more products; fewer where the basis spans an invariant subspace (`exhausted`)."""
+        for _ in range(min(steps, len(self._basis) - self.steps)):
+            if self.exhausted:
+                return
+            self._step()
+
+    def restart(self, start: Tensor) -> bool:
+        """Goes on from another direction after exhaustion: finds multiple eigenvalues. False if none is left."""
+        for _ in range(2):
+            start = self._orthogonal(start / start.norm())
+        if self.steps == len(self._basis) or not start.norm() > torch.finfo(start.dtype).eps ** 0.5:
+            return False
+        self._beta[self.steps - 1] = 0
+        self._next, self.exhausted = start / start.norm(), False
+        return True
+
+    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Values (m,), largest first, residuals (m,) and rotation (m, m) of the basis; float64, on the CPU."""
+        alpha, beta = (t[: self.steps].double().cpu() for t in (self._alpha, self._beta))
+        tridiagonal = torch.diag(alpha) + torch.diag(beta[:-1], 1) + torch.diag(beta[:-1], -1)
+        values, rotation = torch.linalg.eigh(tridiagonal)
+        return values.flip(0), beta[-1] * rotation[-1].abs().flip(0), rotation.flip(1)
+
+    def vectors(self, rotation: Tensor) -> Tensor:
+        """Ritz vectors (D, k) for k columns of `ritz`'s rotation."""
+        return self.basis.T @ rotation.to(self.basis)
+
+    def _step(self) -> None:
+        k, q = self.steps, self._next
+        self._basis[k], self.steps = q, k + 1
+        remainder = self._operator @ q
+        self._alpha[k] = remainder @ q
+        remainder = remainder - self._alpha[k] * q
+        if k:
+            remainder -= self._beta[k - 1] * self._basis[k - 1]
+        before = remainder.norm()
+        remainder = self._orthogonal(remainder)
+        if remainder.norm() < 0.7 * before:  # cancellation: the first pass left rounding behind
+            remainder = self._orthogonal(remainder)
+        self._beta[k] = remainder.norm()
+        scale = self._alpha[: k + 1].abs().max() + self._beta[: k + 1].max()
+        self.exhausted = bool(self._beta[k] <= 100 * torch.finfo(q.dtype).eps * scale)
+        self._next = remainder / self._beta[k]
+
+    def _orthogonal(self, vector: Tensor) -> Tensor:
+        known = [self.basis] if self._against is None else [self.basis, self._against]
+        for rows in known:
+            vector = vector - rows.T @ (rows @ vector)
+        return vector
 
 
 def spectral_density(spectra: Spectrum | Sequence[Spectrum], grid: Tensor, width: float) -> Tensor:
@@ -86,19 +157,8 @@ def gradient_energy(gradient: Tensor, vectors: Tensor) -> Tensor:
     return ((vectors.T @ gradient) ** 2).cumsum(0) / gradient.square().sum()
 
 
-def _start_vector(operator, seed: int) -> Tensor:
+def random_vector(operator, seed: int) -> Tensor:
+    """A direction (D,) drawn uniformly, of unit length, where and in which precision the operator works."""
     like = getattr(operator, "point", operator)
     q = torch.randn(operator.shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (q / q.norm()).to(device=like.device, dtype=like.dtype)
-
-
-def _ritz_pairs(basis: Tensor, diagonal: Tensor, off_diagonal: Tensor) -> Spectrum:
-    tridiagonal = torch.diag(diagonal) + torch.diag(off_diagonal[:-1], 1) + torch.diag(off_diagonal[:-1], -1)
-    values, rotation = torch.linalg.eigh(tridiagonal)
-    values, rotation = values.flip(0), rotation.flip(1)
-    return Spectrum(
-        values=values,
-        residuals=off_diagonal[-1] * rotation[-1].abs(),
-        weights=rotation[0] ** 2,
-        vectors=basis.T @ rotation,
-    )

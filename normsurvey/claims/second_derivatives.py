@@ -1,0 +1,162 @@
+"""What the chapter "Where second derivatives go wrong" asserts, about torch 2.13 and about measuring curvature."""
+
+from . import Above, Below, Claim, Equal, register
+
+CHAPTER = "2_theory/second_derivatives"
+ISSUES = "measured with torch 2.13; pytorch issues 196699, 196700 and 198017"
+DEFINITION = "Definition of the second derivative"
+FUSED = "torch's batch and layer norm, each of 3 seeds"
+NETS = "digits networks with batch and layer norm, each of 3 seeds"
+
+
+def _claim(name: str, statement: str, source: str, measures: str, criterion, falsifier: float) -> Claim:
+    return Claim(
+        id=f"D1.{name}",
+        statement=statement,
+        source=source,
+        measures=measures,
+        quick=criterion,
+        full=criterion,
+        chapter=CHAPTER,
+        falsifier=falsifier,
+    )
+
+
+register(
+    _claim(
+        "double_backward",
+        "Two backward passes give the right Hessian through every normalization of torch.",
+        "Pearlmutter, Neural Computation 6, 1994, doi 10.1162/neco.1994.6.1.147",
+        "|H - H*| / |H*|, H* by differences of the gradient, 4 norms of torch, each of 3 seeds",
+        Below(1e-8),
+        1e-2,
+    ),
+    _claim(
+        "jvp_of_grad",
+        "So does the forward derivative of a backward pass.",
+        ISSUES,
+        "|H - H*| / |H*|, 4 norms of torch, each of 3 seeds",
+        Below(1e-8),
+        1e-2,
+    ),
+    _claim(
+        "grad_of_jvp",
+        "The backward derivative of a forward pass is silently wrong through a fused batch or layer norm.",
+        ISSUES,
+        f"|H - H*| / |H*|, {FUSED}",
+        Above(0.1),
+        1e-3,
+    ),
+    _claim(
+        "func_hessian",
+        "torch.func.hessian, and jacrev of jacrev, are silently wrong through a fused batch or layer norm.",
+        ISSUES,
+        f"|H - H*| / |H*|, both routes, {FUSED}",
+        Above(0.01),
+        1e-3,
+    ),
+    _claim(
+        "asymmetry",
+        "What they return is not even symmetric.",
+        ISSUES,
+        f"|H - H^T| / |H| of torch.func.hessian, {FUSED}",
+        Above(0.01),
+        1e-4,
+    ),
+    _claim(
+        "mechanism",
+        "The slope of the norm's weight is derived as if the mean and the standard deviation in it were constants.",
+        "This chapter",
+        f"|H - H_constant| / |H| of torch.func.hessian, {FUSED}",
+        Below(1e-10),
+        1e-2,
+    ),
+    _claim(
+        "control",
+        "Through a norm written in elementary operations, and through this package's own kernels, all routes are right.",
+        DEFINITION,
+        "|H - H*| / |H*|, worst of 5 routes, batch and layer norm, fused and composed, each of 3 seeds",
+        Below(1e-8),
+        1e-2,
+    ),
+    _claim(
+        "spectrum",
+        "The wrong Hessian's largest eigenvalue looks right.",
+        "This chapter",
+        f"relative difference of the largest eigenvalue, symmetrised, {NETS}",
+        Below(0.01),
+        0.1,
+    ),
+    _claim(
+        "trace",
+        "Its trace is right to the last digit: the error sits off the diagonal.",
+        "This chapter",
+        f"relative difference of the trace, {NETS}",
+        Below(1e-10),
+        1e-3,
+    ),
+    _claim(
+        "product",
+        "Its products are wrong.",
+        "This chapter",
+        f"|H'v - Hv| / |Hv| for a random v, {NETS}",
+        Above(0.01),
+        1e-4,
+    ),
+    _claim(
+        "newton",
+        "So are the steps that one solves for with it.",
+        "This chapter",
+        f"relative error of a damped Newton step, {NETS}",
+        Above(0.01),
+        1e-4,
+    ),
+    _claim(
+        "train_eval",
+        "With frozen statistics a batch-normalized network has the same loss and a much sharper Hessian.",
+        "This chapter",
+        "largest eigenvalue, eval mode over train mode, at training loss 0.1, each of 3 seeds",
+        Above(3),
+        1.0,
+    ),
+    _claim(
+        "descent",
+        "It is the train-mode eigenvalue that training obeys: steps that the eval-mode one forbids descend.",
+        "Stability of gradient descent: steps below 2 / lambda",
+        "largest L(t+1) / L(t) in 8 steps of gradient descent at 1 / lambda_train, each of 3 seeds",
+        Below(1),
+        1.5,
+    ),
+    _claim(
+        "rerun",
+        "Measuring in train mode on the model's own buffers advances its running statistics, once per product.",
+        "Definition of the layer",
+        "num_batches_tracked after minus before 64 products, each of 3 seeds",
+        Equal(64),
+        0,
+    ),
+    _claim(
+        "patient",
+        "So the measurement changes the network that is measured.",
+        "This chapter",
+        "test accuracy in eval mode lost by 64 products on images of one class, each of 3 seeds",
+        Above(0.1),
+        0.0,
+    ),
+    _claim(
+        "buffers",
+        "A Hessian on private copies leaves every buffer as it was.",
+        DEFINITION,
+        "largest change of any buffer by 64 products, each of 3 seeds",
+        Equal(0),
+        1e-6,
+    ),
+    _claim(
+        "moments",
+        "One Lanczos run knows the moments of the spectrum within the error that it reports.",
+        "Ubaru, Chen and Saad, SIAM J. Matrix Anal. Appl. 38, 2017, doi 10.1137/16M1104974",
+        f"|estimate - exact| in reported standard errors, moments 1 to 4, {NETS}",
+        Below(4),
+        10,
+    ),
+)
