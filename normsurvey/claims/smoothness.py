@@ -28,7 +28,7 @@ def _claim(
 register(
     _claim(
         "O1.identity",
-        "Batch normalization takes two projections out of a gradient, multiplies it by gamma / sigma, and does no more.",
+        "Batch normalization takes two projections out of a gradient, multiplies it by gamma over sigma, no more.",
         "violation of the identity, relative to the largest gradient, each layer, each of 3 seeds",
         Below(1e-10),
         1e-6,
@@ -45,7 +45,7 @@ register(
     _claim(
         "O1.loss_range_05",
         "At learning rate 0.05 the loss along the gradient varies less with batch normalization.",
-        f"range of the loss at 0.5 to 4 times the rate, median of a run, {ARMS}, median of 3 seeds",
+        f"range of the loss at 0.5 to 4 times the rate, median of the first 100 steps, {ARMS}, median of 3 seeds",
         Above(1.5),
         1.0,
         f"{SANTURKAR}, figure 4",
@@ -53,7 +53,7 @@ register(
     _claim(
         "O1.loss_range_10",
         "At learning rate 0.1 the loss along the gradient varies much less with batch normalization.",
-        f"range of the loss at 0.5 to 4 times the rate, median of a run, {ARMS}, median of 3 seeds",
+        f"range of the loss at 0.5 to 4 times the rate, median of the first 100 steps, {ARMS}, median of 3 seeds",
         Above(2.5),
         1.0,
         f"{SANTURKAR}, figure 4",
@@ -61,7 +61,7 @@ register(
     _claim(
         "O1.gradient_change",
         "With batch normalization the gradient predicts better what it will be a step further.",
-        f"largest change of the gradient, median of a run, {ARMS}, rates 0.05 and 0.1, median of 3 seeds",
+        f"largest change of the gradient, median of the first 100 steps, {ARMS}, rates 0.05 and 0.1, median of 3 seeds",
         Above(2.0),
         1.0,
         f"{SANTURKAR}, figure 4",
@@ -69,7 +69,7 @@ register(
     _claim(
         "O1.small_rate",
         "At learning rate 0.01 too the loss along the gradient varies less with batch normalization.",
-        f"range of the loss at 0.5 to 4 times the rate, median of a run, {ARMS}, each of 3 seeds",
+        f"range of the loss at 0.5 to 4 times the rate, median of the first 100 steps, {ARMS}, each of 3 seeds",
         Below(1.0),
         1.5,
         f"{SANTURKAR}, figure 4, read as a statement on every learning rate",
@@ -78,7 +78,7 @@ register(
     _claim(
         "O1.covariate_shift",
         "Where both networks train calmly, batch normalization does not reduce the internal covariate shift.",
-        "|cosine of the shift with BN - without|, mean of layers and steps at rate 0.01, each of 3 seeds",
+        "|cosine of the shift with BN - without|, mean of layers and the first 100 steps at rate 0.01, each of 3 seeds",
         Below(0.1),
         0.2,
         f"{SANTURKAR}, definition 2.1 and figure 2",
@@ -86,7 +86,7 @@ register(
     _claim(
         "O1.covariate_shift_large_rate",
         "Nor does batch normalization reduce the internal covariate shift at a larger learning rate.",
-        "cosine of the shift with BN - without, mean of layers and steps at rate 0.05, each of 3 seeds",
+        "cosine of the shift with BN - without, mean of layers and the first 100 steps at rate 0.05, each of 3 seeds",
         Above(0.1),
         0.0,
         f"{SANTURKAR}, definition 2.1 and figure 2, read as a statement on every learning rate",
@@ -95,7 +95,7 @@ register(
     _claim(
         "O1.noise",
         "Noise behind every batch normalization makes the internal covariate shift large.",
-        "cosine of the shift with noisy BN, mean of layers and steps at rate 0.05, each of 3 seeds",
+        "cosine of the shift with noisy BN, mean of layers and steps at rate 0.1, each of 3 seeds",
         Below(0.4),
         0.8,
         f"{SANTURKAR}, section 2.1",
@@ -103,7 +103,7 @@ register(
     _claim(
         "O1.noise_trains",
         "The network with the large covariate shift trains as well as the other.",
-        "test accuracy with BN - with noisy BN, after the same steps at rate 0.05, each of 3 seeds",
+        "test accuracy with BN - with noisy BN, after the same steps at rate 0.1, each of 3 seeds",
         Below(0.03),
         0.1,
         f"{SANTURKAR}, section 2.1",

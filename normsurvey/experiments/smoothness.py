@@ -5,6 +5,7 @@ side, as `torch.func.vmap` of one step.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +23,28 @@ from normsurvey.analysis import (
     signals,
 )
 from normsurvey.experiments.classifiers import Data, accuracy, batches, cross_entropy, hidden_weights, train
+from normsurvey.experiments.data import digits, digits_on_photos
 from normsurvey.notebook import progress
 
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
+
+
+def images(
+    name: str, seed: int, *, width: int = 64, depth: int = 8, count: int = 10_000, device: torch.device | str = "cpu"
+) -> tuple[Data, Data]:
+    """Training and test images as vectors, float32: "digits" (N, 64), or "photos", colour digits on photos (N, 3072).
+
+    Photos are multiplied by one number. A plain network's curvature grows with the squared lengths of its layers'
+    inputs; in one of this width and depth they add up to what they are for digits, so that rates can be compared.
+    """
+    if name == "digits":
+        parts = digits(seed)
+    else:
+        x, y, x_test, y_test = digits_on_photos(count, seed)
+        factor = math.sqrt(64 * depth / (x[0].numel() + (depth - 1) * width))
+        parts = factor * x.flatten(1), y, factor * x_test.flatten(1), y_test
+    x, y, x_test, y_test = (part.to(device) for part in parts)
+    return (x, y), (x_test, y_test)
 
 
 class UnitNoise(nn.Module):
@@ -34,7 +54,7 @@ class UnitNoise(nn.Module):
     (-`strength`, `strength`), shifts uniform in the same interval.
     """
 
-    def __init__(self, channels: int, strength: float = 1.0):
+    def __init__(self, channels: int, strength: float = 0.5):
         super().__init__()
         self.strength = strength
         self.register_buffer("scale", torch.ones(channels))
@@ -127,7 +147,7 @@ class Moment:
 
 def follow(
     network: Callable[[int], nn.Module], data: Mapping[int, Data], lrs: Sequence[float], *,
-    steps: int = 150, every: int = 10, batch_size: int = 128, shift_at: Sequence[float] = (), what: str = "probes",
+    steps: int = 100, every: int = 10, batch_size: int = 128, shift_at: Sequence[float] = (), what: str = "probes",
 ) -> list[Moment]:  # fmt: skip
     """Trains by plain SGD, each seed at each learning rate, and probes at `MULTIPLES` of it on the coming batch.
 
@@ -165,7 +185,7 @@ class NoisyRun:
 
 def follow_noisy(
     model: nn.Module, data: Data, test: Data, lr: float, *,
-    steps: int = 150, every: int = 10, batch_size: int = 128, seed: int = 0,
+    steps: int = 250, every: int = 50, batch_size: int = 128, seed: int = 0,
 ) -> NoisyRun:  # fmt: skip
     """Trains with new noise at each step, and measures the covariate shift between a step and the next.
 
@@ -266,6 +286,11 @@ class Balance:
     def error(self) -> float:
         """Largest violation of the identity over the channels, relative to the largest gradient."""
         return ((self.inner - self.factor * self.passed).abs().max() / self.inner.max()).item()
+
+    @property
+    def unprojected(self) -> float:
+        """The same for inner = factor * outer, which forgets the projections."""
+        return ((self.inner - self.factor * self.outer).abs().max() / self.inner.max()).item()
 
 
 def balances(model: nn.Module, loss: Callable, linear: Iterable[str], norms: Iterable[str]) -> dict[str, Balance]:
