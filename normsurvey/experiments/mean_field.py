@@ -4,15 +4,16 @@ Networks are those of :func:`normsurvey.experiments.classifiers.mlp`; batches ar
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import normsurvey as ns
-from normsurvey.analysis import Propagation, linear_gram, propagate
-from normsurvey.experiments.classifiers import mlp
+from normsurvey.analysis import Propagation, linear_gram, propagate, scaled
+from normsurvey.experiments.classifiers import hidden_weights, mlp
+from normsurvey.notebook import progress
 
 Build = Callable[[int], nn.Module] | None
 
@@ -87,17 +88,13 @@ def moments(model: nn.Module, x: Tensor, modules: list[str], seed: int = 0) -> P
     return propagate(model, loss, modules)
 
 
-def chain_moments(
-    width: int, depth: int, batch: int, norm: Build = None, activation: Callable[[], nn.Module] = nn.ReLU, *,
-    scale: float = 1.0, seed: int = 0, device: torch.device | str = "cpu", **options,
-) -> Propagation:  # fmt: skip
-    """`moments` after every activation of a `chain` with 8 outputs, all of its weights multiplied by `scale`."""
-    model = chain(width, depth, norm, activation, outputs=8, seed=seed, device=device, **options)
-    with torch.no_grad():
-        for p in model.parameters():
-            p *= scale
-    x = gaussian(batch, width, seed=seed + 900, device=device)
-    return moments(model, x, [f"act{k}" for k in range(1, depth + 1)], seed)
+def chain_moments(model: nn.Sequential, batch: int, *, scale: float = 1.0, seed: int = 0) -> Propagation:
+    """`moments` after every activation of a `chain` on a Gaussian batch, its hidden weights multiplied by `scale`."""
+    device = next(model.parameters()).device
+    hidden = hidden_weights(model)
+    x = gaussian(batch, model.get_parameter(hidden[0]).shape[1], seed=seed + 900, device=device)
+    scaled_model = scaled(model, hidden, scale) if scale != 1 else model
+    return moments(scaled_model, x, [f"act{k}" for k in range(1, len(hidden) + 1)], seed)
 
 
 def residual_moments(
@@ -172,6 +169,22 @@ def sharpness(
         kinds = {"none": gram, "center": gram.batch_normalized(scale=False), "standardize": gram.batch_normalized()}
         found.append([g.eigenvalues()[0].item() for g in kinds.values()])
     return dict(zip(kinds, torch.tensor(found, dtype=torch.float64).mean(0).tolist(), strict=True))
+
+
+def sharpness_by_width(widths: Sequence[int], seeds: Iterable[int], **options) -> dict[str, Tensor]:
+    """`sharpness` at every width, (seeds, widths) per kind; narrow networks, which fluctuate more, are averaged.
+
+    Their number is such that all widths have as many hidden units in total as the widest.
+
+    Args:
+        options: those of `sharpness`.
+    """
+    found = [
+        [sharpness(width, networks=max(1, max(widths) // width), seed=seed, **options) for width in widths]
+        for seed in progress(list(seeds), "Fisher matrices by width")
+    ]
+    kinds = found[0][0]
+    return {kind: torch.tensor([[one[kind] for one in row] for row in found], dtype=torch.float64) for kind in kinds}
 
 
 def _participation(x: Tensor) -> Tensor:
