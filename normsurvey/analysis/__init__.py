@@ -54,6 +54,18 @@ from normsurvey.analysis.landscape import (
 from normsurvey.analysis.newton import newton_error, newton_errors
 from normsurvey.analysis.products import EmpiricalFisher, Estimate, Fisher, GaussNewton, OutputProduct, trace
 from normsurvey.analysis.propagation import Propagation, growth_rate, propagate, scaling_exponent
+from normsurvey.analysis.representation import (
+    Constraints,
+    Features,
+    constraint_number,
+    correlation,
+    correlation_profile,
+    describe,
+    effective_rank,
+    layer_outputs,
+    mean_correlation,
+    participation_ratio,
+)
 from normsurvey.analysis.rotation import (
     Rotation,
     RotationTracker,
@@ -74,10 +86,12 @@ from normsurvey.analysis.stochasticity import (
 )
 
 __all__ = [
+    "Constraints",
     "CurvatureOperator",
     "Density",
     "EmpiricalFisher",
     "Estimate",
+    "Features",
     "Fisher",
     "FisherBlock",
     "GaussNewton",
@@ -98,10 +112,15 @@ __all__ = [
     "batch_fisher_spectra",
     "calibration_error",
     "condition_number",
+    "constraint_number",
+    "correlation",
+    "correlation_profile",
     "covariate_shift",
     "deflated",
+    "describe",
     "disturbance",
     "dominance",
+    "effective_rank",
     "eigenvalues",
     "equilibrium_angle",
     "equilibrium_angle_adamw",
@@ -116,15 +135,18 @@ __all__ = [
     "kurtosis",
     "lanczos",
     "layer_moments",
+    "layer_outputs",
     "layer_rows",
     "linear_gram",
     "log_correlation",
+    "mean_correlation",
     "newton_error",
     "newton_errors",
     "norm_growth_error",
     "output_gram",
     "output_jacobian",
     "outputs_over_batches",
+    "participation_ratio",
     "passed_energy",
     "predicted_norms",
     "predictions_over_batches",
