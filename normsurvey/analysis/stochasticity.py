@@ -29,9 +29,9 @@ def outputs_over_batches(
 ) -> Tensor:
     """What the module makes of each sample in `draws` mini-batches that hold it.
 
-    The other batch_size - 1 members are drawn from `pool` without replacement. Every sample meets the same company,
-    so that samples, and modules called with the same seed, are compared on the same draws. The module runs in the
-    mode that it is in, and its buffers stay as they are.
+    The other batch_size - 1 members are drawn from `pool` without replacement, anew for each sample; modules called
+    with the same seed meet the same batches. The module runs in the mode that it is in, and its buffers stay as they
+    are.
 
     Args:
         module: maps (batch_size, ...) to (batch_size, ...): a layer or a whole network.
@@ -54,9 +54,9 @@ def outputs_over_batches(
         )
     if draws < 1:
         raise ValueError(f"draws={draws} must be at least 1")
-    company = list(_draws(pool, batch_size - 1, draws, seed))
+    others = _draws(pool, batch_size - 1, draws * len(samples), seed)
     with private_buffers(module):
-        rows = [module(torch.cat([sample[None], others]))[0] for sample in samples for others in company]
+        rows = [module(torch.cat([sample[None], next(others)]))[0] for sample in samples for _ in range(draws)]
     return torch.stack(rows).unflatten(0, (len(samples), draws))
 
 
