@@ -47,6 +47,7 @@ def test_blocks_are_those_of_per_sample_gradients(samples):
         naive = g.T @ g / samples
         torch.testing.assert_close(block.dense(), naive)
         torch.testing.assert_close(block.spectrum, eigenvalues(naive)[: len(block.spectrum)], rtol=1e-8, atol=1e-10)
+        assert block.largest() == pytest.approx(block.spectrum[0].item(), rel=1e-10)
         assert len(block.spectrum) == min(samples, len(naive))
         product = torch.kron(*block.moments)
         torch.testing.assert_close(block.kronecker_spectrum, eigenvalues(product), rtol=1e-8, atol=1e-10)
@@ -70,7 +71,7 @@ def test_rows_and_moments_agree_and_leading_dimensions_are_samples():
     torch.testing.assert_close(folded["linear2"].output_gradient, rows.output_gradient)
 
 
-@pytest.mark.parametrize("norm", [None, batch_norm], ids=["none", "BatchNorm"])
+@pytest.mark.parametrize("norm", [None, ns.LayerNorm, batch_norm], ids=["none", "LayerNorm", "BatchNorm"])
 def test_batch_spectra_are_those_of_the_dense_fisher_matrix(norm):
     model, x, _ = problem(norm)
     losses, names = sampled_cross_entropy(x, seed=3, reduction="none"), ["linear1", "linear2", "head"]
@@ -82,7 +83,7 @@ def test_batch_spectra_are_those_of_the_dense_fisher_matrix(norm):
         count = min(len(dense), len(spectra[name]))
         torch.testing.assert_close(spectra[name][:count], dense[:count], rtol=1e-8, atol=1e-10)
         apart = abs(blocks[name].spectrum[0] / spectra[name][0] - 1)
-        assert apart > 0.05 if norm and name != "head" else apart < 1e-10
+        assert apart > 0.05 if norm is batch_norm and name != "head" else apart < 1e-10
 
 
 def test_batch_norm_puts_each_neurons_weight_into_the_null_space_of_the_batch_block_only():

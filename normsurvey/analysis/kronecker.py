@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from normsurvey.analysis.conditioning import LayerRows, eigenvalues, layer_rows
 from normsurvey.analysis.curvature import Loss, private_buffers
+from normsurvey.analysis.lanczos import lanczos
 
 
 class FisherBlock(LayerRows):
@@ -45,6 +46,10 @@ class FisherBlock(LayerRows):
         """The min(M, D) largest eigenvalues, exact, largest first; any further ones are zero."""
         size, count = self.input.shape[1] * self.output_gradient.shape[1], len(self.input)
         return eigenvalues(self.dense(count) if size < count else self.gram)
+
+    def largest(self, num_steps: int = 48) -> float:
+        """The largest eigenvalue alone, by Lanczos on the dual: cheaper than `spectrum` for hundreds of samples."""
+        return lanczos(self.gram, num_steps).values[0].item()
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:

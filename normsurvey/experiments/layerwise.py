@@ -144,16 +144,16 @@ def descend_normalized(problem: LeastSquares, w: Tensor, rates: Tensor, steps: i
     """
     h, u = problem.hessian, problem.hessian @ problem.solution
     weights, largest = w.repeat(len(rates), 1), torch.zeros_like(rates)
-    a = weights @ u / _deviation(weights, h)
+    a, explained = weights @ u / _deviation(weights, h), u @ problem.solution
     for _ in range(steps):
         image = weights @ h
         deviation = (image * weights).sum(1).sqrt()
         best = weights @ u / deviation
+        largest = torch.maximum(largest, 0.5 * (explained - 2 * a * best + a * a))  # excess, exact to rounding
         gradient = (a / deviation)[:, None] * ((best / deviation)[:, None] * image - u)
         a, weights = best, weights - rates[:, None] * gradient
-        excess = problem.excess((a / _deviation(weights, h))[:, None] * weights)
-        largest = torch.maximum(largest, excess)
-    return {"excess": excess, "largest": largest, "norms": weights.norm(dim=1)}
+    excess = problem.excess((a / _deviation(weights, h))[:, None] * weights)
+    return {"excess": excess, "largest": torch.maximum(largest, excess), "norms": weights.norm(dim=1)}
 
 
 def _deviation(weights: Tensor, moment: Tensor) -> Tensor:
