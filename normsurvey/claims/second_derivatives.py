@@ -73,7 +73,7 @@ register(
     ),
     _claim(
         "control",
-        "Through a norm written in elementary operations, and through this package's own kernels, all routes are right.",
+        "Through norms written in elementary operations, and through this package's own kernels, all routes are right.",
         DEFINITION,
         "|H - H*| / |H*|, worst of 5 routes, batch and layer norm, fused and composed, each of 3 seeds",
         Below(1e-8),
