@@ -5,10 +5,11 @@ a batched product for all linear layers, a grouped convolution, one norm over al
 so each trains as it would alone, at a fraction of the overhead.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +22,8 @@ from normsurvey.analysis.rotation import (
     equilibrium_norm,
     equilibrium_norm_adamw,
 )
-from normsurvey.experiments.classifiers import Data
+from normsurvey.experiments.auto_tuning import noisy_labels
+from normsurvey.experiments.classifiers import Data, convnet, mlp
 from normsurvey.notebook import progress
 
 
@@ -95,12 +97,12 @@ class Ensemble(nn.Module):
             elif isinstance(layer, nn.Flatten):
                 x = x.flatten(1).T.unflatten(0, (self.size, -1))
             elif isinstance(layer, (nn.Linear, nn.Conv2d)):
-                x = self._apply(name, layer, x)
+                x = self._multiplied(name, layer, x)
             else:
                 x = layer(x)
         return x.permute(2, 1, 0)
 
-    def _apply(self, name: str, layer: nn.Module, x: Tensor) -> Tensor:
+    def _multiplied(self, name: str, layer: nn.Module, x: Tensor) -> Tensor:
         arms = [arm[name] for arm in self.weights.values()] if name != "head" else [self.others["head_weight"]]
         weight = torch.cat(arms) if len(arms) > 1 else arms[0]
         bias = self.others[f"{name}_bias"] if f"{name}_bias" in self.others else None
@@ -167,12 +169,53 @@ def full_batches(data: Sequence[Data]) -> Iterator[Data]:
     return repeat(next(side_by_side([iter([part]) for part in data])))
 
 
-def noisy(data: Data, share: float, seed: int = 0) -> Data:
-    """`share` of the labels drawn anew, so that the gradient never vanishes."""
-    x, y = data
-    random = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(int(y.max()) + 1, y.shape, generator=random).to(y.device)
-    return x, torch.where(torch.rand(y.shape, generator=random).to(y.device) < share, drawn, y)
+def noisy(data: Data, share: float = 0.2, seed: int = 0) -> Data:
+    """The data with a share of the labels drawn anew, so that the gradient never vanishes."""
+    return data[0], noisy_labels(data[1], share, seed=seed)
+
+
+def population(
+    arms: Iterable[str], norm: Callable[[int], nn.Module] | None, *, seeds: Iterable[int] = range(3),
+    widths: Sequence[int] | None = None, channels: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+) -> Ensemble:  # fmt: skip
+    """An ensemble of perceptrons of these `widths`, or of convolutional networks of these `channels`.
+
+    Seed s starts from the same weights in all arms.
+
+    Raises:
+        ValueError: both or neither of widths and channels are given.
+    """
+    if (widths is None) == (channels is None):
+        raise ValueError(f"widths={widths} and channels={channels}: give one of them")
+    build, shape = (mlp, widths) if channels is None else (convnet, channels)
+    seeds = list(seeds)
+    ensemble = Ensemble({label: [build(shape, norm, seed=s, dtype=dtype) for s in seeds] for label in arms}, norm)
+    return ensemble.to(device)
+
+
+def last_quarter(steps: int) -> Callable[[int], bool]:
+    """Which of `steps` steps to record: the first 50, then every tenth, and all of the last quarter."""
+    return lambda step: step < 50 or step % 10 == 0 or step >= steps - steps // 4
+
+
+def ratios(training: Training, arms: Mapping[str, Arm], ensemble: Ensemble, steps: int) -> pd.DataFrame:
+    """Measured over predicted, a row for each arm, layer and seed, in the last quarter of `steps` steps.
+
+    Columns: arm, layer, seed; angle and norm measured, their predictions, and the ratios of the two.
+    """
+    rows = []
+    for label, layers in training.rotations.items():
+        for layer, whole in layers.items():
+            end, size = whole.last(steps // 4), ensemble.weights[label][layer][0].numel()
+            norms = arms[label].norm(end.rms_gradient, size)
+            for seed, (angle, norm, predicted) in enumerate(zip(end.rms_angle, end.rms_norm, norms, strict=True)):
+                rows.append(
+                    dict(arm=label, layer=layer, seed=seed, angle=angle.item(), predicted_angle=arms[label].angle,
+                         norm=norm.item(), predicted_norm=predicted.item())
+                )  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.assign(angle_ratio=table.angle / table.predicted_angle, norm_ratio=table.norm / table.predicted_norm)
 
 
 @torch.no_grad()
@@ -182,6 +225,12 @@ def rescale(ensemble: Ensemble, arm: str, factors: Sequence[float] | Tensor | fl
     table = torch.as_tensor(factors, dtype=weights[0].dtype).expand(len(weights), len(weights[0]))
     for w, row in zip(weights, table, strict=True):
         w.mul_(row.to(w.device).view(-1, *[1] * (w.dim() - 1)))
+
+
+@torch.no_grad()
+def enlarge_head(ensemble: Ensemble, factor: float) -> None:
+    """Multiplies the last layer of all members, so that a frozen one lets the loss come near zero."""
+    ensemble.others["head_weight"].mul_(factor)
 
 
 def count_cycles(losses: Tensor, low: float = 0.05, high: float = 0.5) -> int:
