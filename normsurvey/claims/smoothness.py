@@ -144,7 +144,7 @@ register(
     _claim(
         "O8.explosion",
         "Steps that are too large make a plain network explode with depth, before the loss is lost.",
-        "rms of outputs, last over first hidden layer, at the last step with finite loss, rate 1, each of 3 seeds",
+        "rms of outputs, last over first hidden layer, at the last step with finite loss, rate 3, each of 3 seeds",
         Above(1e3),
         5.0,
         BJORCK,
@@ -152,7 +152,7 @@ register(
     _claim(
         "O8.no_explosion",
         "The same steps leave a batch-normalized network of one scale in all layers.",
-        "rms of outputs before the norms, last over first hidden layer, worst of 10 steps, rate 1, each of 3 seeds",
+        "rms of outputs before the norms, last over first hidden layer, worst of 10 steps, rate 3, each of 3 seeds",
         Below(5.0),
         1e3,
         BJORCK,
