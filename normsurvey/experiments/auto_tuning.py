@@ -48,14 +48,14 @@ class Runs:
 def train_together(
     models: Sequence[nn.Module], data: Iterable[Data], names: Iterable[str], steps: int, *,
     lrs: Sequence[float], weight_decays: Sequence[float] | float = 0.0, momenta: Sequence[float] | float = 0.0,
-    projected: Sequence[bool] | bool = False, other_lr: float = 0.1,
+    projected: Sequence[bool] | bool = False, other_lr: Sequence[float] | float = 0.1,
 ) -> Runs:  # fmt: skip
     r"""SGD on R models of one architecture at once: `vmap` over their stacked parameters.
 
     Args:
         models: are read, not changed; without buffers, since a running average is no function of one run.
         data: a batch x (B, ...), y (B,) per step for all models, or x (R, B, ...), y (R, B), one for each.
-        names: the scale-invariant parameters, trained with the constants below, each one number or (R,).
+        names: the scale-invariant parameters, trained with the constants below. Each is one number or (R,).
         momenta: in torch's convention, v <- m v + g, without dampening; a decay enters g.
         projected: whether the radial part of each row's step is taken out (:func:`tangential`).
         other_lr: learning rate of all other parameters, which have neither decay nor momentum.
@@ -71,6 +71,7 @@ def train_together(
     ours, others = stacked[: len(names)], stacked[len(names) :]
     constants = {"lrs": lrs, "weight_decays": weight_decays, "momenta": momenta, "projected": projected}
     constants = {name: _per_run(name, value, len(models), ours[0]) for name, value in constants.items()}
+    other = _per_run("other_lr", other_lr, len(models), ours[0])
     buffers = [torch.zeros_like(p) for p in ours]
 
     def logits(one: list[Tensor], x: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def train_together(
         with torch.no_grad():
             sphere.append(_norm(gradients[: len(ours)]) * norms[-1])
             for p, g in zip(others, gradients[len(ours) :], strict=True):
-                p.sub_(other_lr * g)
+                p.sub_(_like(other, p) * g)
             moved.append(_norm([_step(*pgb, **constants) for pgb in zip(ours, gradients, buffers, strict=False)]))
         losses.append(values.detach())
         norms.append(_norm(ours))
@@ -187,12 +188,10 @@ def for_each(streams: Sequence[Iterator[Data]], copies: int) -> Iterator[Data]:
 
 def _step(p: Tensor, g: Tensor, buffer: Tensor, lrs: Tensor, weight_decays, momenta, projected) -> Tensor:
     """One step of a stacked parameter, in place; returns its part that is no decay."""
-    shape = (-1,) + (1,) * (p.dim() - 1)
-    lrs, decays, momenta = (c.view(shape) for c in (lrs, weight_decays, momenta))
-    buffer.mul_(momenta).add_(g + decays * p)
-    step = lrs * buffer
+    buffer.mul_(_like(momenta, p)).add_(g + _like(weight_decays, p) * p)
+    step = _like(lrs, p) * buffer
     if projected.any():
-        step = torch.where(projected.view(shape) > 0, vmap(tangential)(step, p), step)
+        step = torch.where(_like(projected, p) > 0, vmap(tangential)(step, p), step)
     p.sub_(step)
     return step
 
@@ -202,6 +201,10 @@ def _per_run(name: str, value: Sequence[float] | float, runs: int, like: Tensor)
     if value.dim() and len(value) != runs:
         raise ValueError(f"{name} has {len(value)} values for {runs} models; pass one number or one to each")
     return value.expand(runs)
+
+
+def _like(per_run: Tensor, stacked: Tensor) -> Tensor:
+    return per_run.view(-1, *(1,) * (stacked.dim() - 1))
 
 
 def _norm(stacked: Iterable[Tensor]) -> Tensor:
