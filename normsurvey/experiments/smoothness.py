@@ -96,7 +96,7 @@ class Bank:
         parameters, self.buffers = stack_module_state(self.models)
         self.parameters = {name: p.detach() for name, p in parameters.items()}
         self.velocity = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        self.lrs = torch.tensor(list(lrs)).to(next(iter(self.parameters.values())))
+        self.lrs = torch.tensor(list(lrs), dtype=torch.float64).to(next(iter(self.parameters.values())))
         self.alive = list(range(len(self.models)))  # members that still train, in the order of the stacked tensors
         base = copy.deepcopy(self.models[0]).train()
 
