@@ -246,6 +246,25 @@ def train_only(arm: str, model: nn.Module, seed: int = 0) -> int:
     return count
 
 
+def trained_only(
+    arm: str, seed: int, data: tuple[Tensor, Tensor, Tensor, Tensor], channels: tuple[int, ...], steps: int, lr: float,
+    wrap: Callable = iter,
+) -> tuple[float, nn.Module]:  # fmt: skip
+    """Test accuracy, running statistics in use, and network of one arm: SGD with momentum 0.9, rate falling to 0.
+
+    Args:
+        data: x_train (N, C, H, W), y_train, x_test, y_test.
+        wrap: goes around the mini-batches, such as a progress line.
+    """
+    x, y, *held_out = data
+    norm = partial(create, "BatchNorm")
+    model = resnet(channels, norm, in_channels=x.shape[1], seed=seed, dtype=x.dtype, device=x.device)
+    train_only(arm, model, seed)
+    optimizer = nets.sgd(model, lr, momentum=0.9)
+    nets.train(model, wrap(nets.batches((x, y), 64, seed)), optimizer, steps, before_step=falling(optimizer, steps))
+    return nets.accuracy(model.eval(), held_out), model
+
+
 def falling(optimizer: torch.optim.Optimizer, steps: int) -> Callable[[int], None]:
     """A `before_step` that lets the learning rates fall linearly to 0."""
     starts = [group["lr"] for group in optimizer.param_groups]
@@ -261,6 +280,15 @@ def gains(model: nn.Module) -> Tensor:
     """|gain| of every channel of every norm, one after the other."""
     affine = (p for n, p in model.named_parameters() if p.dim() == 1 and n.endswith("weight"))
     return torch.cat([p.detach().abs() for p in affine]).cpu()
+
+
+def within_samples(features: Tensor, num_groups: int) -> float:
+    """Mean |correlation| between groups of channels of one sample, over a group's channels and positions, averaged."""
+    groups = features.flatten(1).view(len(features), num_groups, -1)
+    groups = groups - groups.mean(-1, keepdim=True)
+    groups = groups / groups.norm(dim=-1, keepdim=True)
+    r = (groups @ groups.mT).abs()  # (N, g, g)
+    return ((r.sum((1, 2)) - num_groups) / (num_groups * (num_groups - 1))).mean().item()
 
 
 def _layers() -> list[str]:
