@@ -182,12 +182,12 @@ def trained(
     seed: int, *, widths: Sequence[int] = (128, 128), batch: int = 64, steps: int = 300, lr: float = 0.1,
     momentum: float = 0.9, precise: bool = True, device="cpu",
 ) -> Trained:  # fmt: skip
-    """A perceptron on all training digits, in inference mode.
+    """A perceptron on all training digits, in inference mode, in float64 so that runs repeat on other machines.
 
     Args:
         precise: give it the statistics of all training images; else it keeps its running averages.
     """
-    x, y, x_test, y_test = (t.to(device) for t in digits(seed))
+    x, y, x_test, y_test = (t.to(device) for t in digits(seed, torch.float64))
     model = nets.mlp((64, *widths, 10), BatchNorm, seed=seed, dtype=x.dtype, device=device)
     nets.train(model, nets.batches((x, y), batch, seed), nets.sgd(model, lr, momentum=momentum), steps)
     if precise:
@@ -195,9 +195,15 @@ def trained(
     return Trained(model.eval(), x, x_test, y_test)
 
 
-def noisy(x: Tensor, sigma: float, seed: int) -> Tensor:
-    """Images with Gaussian noise of deviation ``sigma``, in units of the deviation of all pixels."""
-    return x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype).to(x.device)
+def noisy(x: Tensor, sigma: float, seed: int, copies: int = 1) -> Tensor:
+    """Images with Gaussian noise of deviation ``sigma``, in units of the deviation of all pixels.
+
+    Args:
+        copies: of all images, one after the other, each with noise of its own.
+    """
+    x = x.repeat(copies, 1)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x + sigma * noise.to(x)
 
 
 def shuffled(x: Tensor, seed: int) -> Tensor:
