@@ -2,12 +2,15 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
 
 from normsurvey.analysis import output_gram, scaling_exponent
 from normsurvey.experiments import mean_field as mf
+from normsurvey.experiments.data import digits_on_photos
+from normsurvey.plots import depth as plots
 
 RELU_RATE = math.pi / (math.pi - 1)
 BN, LN = mf.NORMS["BatchNorm"], mf.NORMS["LayerNorm"]
@@ -39,6 +42,14 @@ def test_chain_has_the_layers_of_the_perceptron():
     model = mf.chain(6, 2, BN, nn.Tanh, d_in=4, outputs=3)
     assert [n for n, _ in model.named_children()] == ["linear1", "norm1", "act1", "linear2", "norm2", "act2", "head"]
     assert isinstance(model.act2, nn.Tanh) and model(torch.randn(5, 4, dtype=torch.float64)).shape == (5, 3)
+
+
+def test_other_norms_on_the_same_weights():
+    model = mf.chain(6, 2, BN, nn.Tanh)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    for norm in (None, LN):
+        torch.testing.assert_close(mf.renormalized(model, norm)(x), mf.chain(6, 2, norm, nn.Tanh)(x))
+    assert mf.renormalized(model, LN).linear2 is model.linear2
 
 
 def test_rank_survives_batch_norm_alone():
@@ -79,6 +90,26 @@ def test_images_are_drawn_from_what_is_given():
     images = torch.randn(10, 1, 2, 2, dtype=torch.float64)
     assert mf.sharpness(8, samples=6, images=images) != mf.sharpness(8, samples=6)
     assert mf.sharpness(8, samples=6, images=images, seed=1) == mf.sharpness(8, samples=6, images=images, seed=1)
+
+
+def test_the_full_scale_at_toy_size(monkeypatch, capsys):
+    monkeypatch.setenv("NORMSURVEY_SCALE", "full")
+    images = digits_on_photos(24, dtype=torch.float64)[0]
+    found = mf.sharpness_by_width((8, 16), range(2), images=images)
+    assert all(found[kind].shape == (2, 2) for kind in ("none", "center", "standardize"))
+    assert found["none"][0, 0] == mf.sharpness(8, images=images, networks=2)["none"]
+    assert "Fisher matrices by width" in capsys.readouterr().out
+
+
+def test_figures():
+    figure, (left, right) = plt.subplots(1, 2)
+    plots.plot_depth(left, torch.logspace(0, 3, 10), "BatchNorm", rate=2.0)
+    plots.plot_scaling(right, (8, 16), torch.tensor([[1.0, 2.0], [1.0, 2.0]]), "none", "plain")
+    assert len(left.lines) == 3 and right.get_legend_handles_labels()[1] == ["plain: 1.00"]
+    theory = left.lines[2].get_ydata()
+    assert theory[5] == pytest.approx(10 ** (3 * 5 / 9), rel=1e-5)
+    assert theory[6] / theory[5] == pytest.approx(2, rel=1e-5)
+    plt.close(figure)
 
 
 def test_batch_norm_in_the_middle_needs_the_whole_batch():

@@ -51,6 +51,17 @@ def chain(
     )
 
 
+def renormalized(model: nn.Sequential, norm: Build) -> nn.Sequential:
+    """A `chain` with the very linear layers and activations of `model`, not copied, and with other norms or none."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, module in model.named_children():
+        if not name.startswith("norm"):
+            layers[name] = module
+        if name.startswith("linear") and norm is not None:
+            layers[name.replace("linear", "norm")] = norm(module.out_features)
+    return nn.Sequential(layers)
+
+
 class Block(nn.Module):
     """x + linear(act(norm(x))): a residual block of one layer, its normalization before the activation."""
 
@@ -104,7 +115,11 @@ def residual_moments(
     model = residual(width, blocks, norm, seed=seed, device=device)
     x = gaussian(batch, width, seed=seed + 900, device=device)
     names = [f"block{k}" for k in range(1, blocks + 1)]
-    return moments(model, x, ["stem", *names], seed), moments(model, x, [f"{name}.branch" for name in names], seed)
+    both = moments(model, x, ["stem", *names, *(f"{name}.branch" for name in names)], seed)
+    parts = slice(0, blocks + 1), slice(blocks + 1, None)
+    return tuple(
+        Propagation(both.names[p], both.second_moment[p], both.variance[p], both.gradient[p]) for p in parts
+    )
 
 
 @torch.no_grad()
