@@ -38,7 +38,7 @@ def sample_gradients(model, losses, name):
     return torch.stack([torch.autograd.grad(v, weight, retain_graph=True)[0].flatten() for v in values])
 
 
-@pytest.mark.parametrize("samples", [7, 30])  # fewer and more samples than the 12 weights of the head
+@pytest.mark.parametrize("samples", [4, 7, 30])  # fewer than inputs, than the 12 weights of the head, and more
 def test_blocks_are_those_of_per_sample_gradients(samples):
     model, x, y = problem(samples=samples)
     blocks = fisher_blocks(model, cross_entropy((x, y)))
@@ -51,6 +51,8 @@ def test_blocks_are_those_of_per_sample_gradients(samples):
         assert len(block.spectrum) == min(samples, len(naive))
         product = torch.kron(*block.moments)
         torch.testing.assert_close(block.kronecker_spectrum, eigenvalues(product), rtol=1e-8, atol=1e-10)
+        for values, moment in zip(block.factor_spectra, block.moments, strict=True):
+            torch.testing.assert_close(values, eigenvalues(moment), rtol=1e-8, atol=1e-10)
         assert block.relative_error == pytest.approx(((naive - product).norm() / naive.norm()).item(), rel=1e-8)
     assert list(fisher_blocks(model, cross_entropy((x, y)), ["head"])) == ["head"]
 

@@ -58,10 +58,14 @@ class FisherBlock(LayerRows):
         return d.T @ d / len(d), a.T @ a / len(a)
 
     @cached_property
+    def factor_spectra(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (d_out,) and (d_in,) of the two `moments`, largest first."""
+        return _moment_spectrum(self.output_gradient), _moment_spectrum(self.input)
+
+    @cached_property
     def kronecker_spectrum(self) -> Tensor:
         """Eigenvalues (D,) of the Kronecker estimate, largest first: all products of the factors' eigenvalues."""
-        left, right = map(eigenvalues, self.moments)
-        return torch.outer(left, right).flatten().sort(descending=True).values
+        return torch.outer(*self.factor_spectra).flatten().sort(descending=True).values
 
     @cached_property
     def relative_error(self) -> float:
@@ -176,3 +180,10 @@ def log_correlation(values: Iterable[float], estimates: Iterable[float]) -> floa
     """
     pairs = torch.tensor([list(values), list(estimates)], dtype=torch.float64)
     return torch.corrcoef(pairs.log())[0, 1].item()
+
+
+def _moment_spectrum(rows: Tensor) -> Tensor:
+    count, size = rows.shape
+    if count >= size:
+        return eigenvalues(rows.T @ rows / count)
+    return F.pad(eigenvalues(rows @ rows.T / count), (0, size - count))
