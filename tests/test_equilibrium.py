@@ -74,7 +74,7 @@ def test_the_full_scale_path():
             torch.testing.assert_close(logits[:, :, 2 * k + seed], member(x[:, seed]), rtol=1e-4, atol=1e-4)
     got = eq.train_arms(ensemble, eq.side_by_side(streams(images)), ARMS, 8, when=eq.last_quarter(8))
     table = eq.ratios(got, ARMS, ensemble, 8)
-    assert len(table) == 3 * 2 * 2 and table[["angle_ratio", "norm_ratio"]].notna().all(None)
+    assert len(table) == 3 * 2 * 2 and table[["angle_ratio", "norm_ratio"]].notna().all(axis=None)
     assert set(table.layer) == {"conv1", "conv2"}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 from . import style
@@ -39,6 +40,7 @@ def agreement(ax, measured: Mapping[str, Tensor], predicted: Mapping[str, Tensor
         look = style.line(role, marker=True) | {"linestyle": "none"}
         ax.loglog(predicted[key], measured[key], **look, alpha=0.75, label=key)
     ax.set(xlabel="predicted", xlim=ends, ylim=ends)
+    _plain_ticks(ax.xaxis, ax.yaxis)
 
 
 def phase_portrait(ax, norms: Tensor, losses: Tensor, steps: Tensor, *, every: int = 1):
@@ -46,4 +48,13 @@ def phase_portrait(ax, norms: Tensor, losses: Tensor, steps: Tensor, *, every: i
     ax.loglog(norms[::every], losses[::every], color=style.MUTED, linewidth=0.4, alpha=0.6)
     points = ax.scatter(norms[::every], losses[::every], c=steps[::every], s=5, linewidths=0, zorder=3)
     ax.set(xlabel="norm of the weight", ylabel="loss")
+    _plain_ticks(ax.xaxis)
     return points
+
+
+def _plain_ticks(*sides) -> None:
+    # 1, 2, 5 in each decade as plain numbers: within one decade the default labels overlap
+    for side in sides:
+        side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        side.set_major_formatter(StrMethodFormatter("{x:g}"))
+        side.set_minor_formatter(NullFormatter())
