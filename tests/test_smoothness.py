@@ -78,6 +78,11 @@ def test_follow_probes_every_member_and_drops_what_diverges():
     assert calm[1].cosine == pytest.approx(smoothness.mean_cosine(at_start, nets.cross_entropy(batch), 0.05))
 
 
+def test_follow_ends_where_all_have_diverged():
+    moments = smoothness.follow(network(None), DATA, (1e200,), steps=9, every=1, batch_size=32)
+    assert {m.step for m in moments} == {0}
+
+
 def test_noise_is_kept_until_the_next_draw_and_absent_in_eval_mode():
     noise, x = UnitNoise(4), torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(noise(x), x), "no noise before the first draw"

@@ -19,6 +19,7 @@ from normsurvey.analysis import (
     covariate_shift,
     gradient,
     passed_energy,
+    private_buffers,
     probe_gradient,
     signals,
 )
@@ -162,10 +163,14 @@ def follow(
             for member, model in bank.write().items():
                 seed, lr = members[member]
                 loss = cross_entropy(drawn[seed])
+                if not _is_finite(model, loss):
+                    continue
                 probe = probe_gradient(model, loss, [lr * m for m in MULTIPLES])
                 cosine = mean_cosine(model, loss, lr) if lr in shift_at else float("nan")
                 moments.append(Moment(seed, lr, step, probe, cosine))
         bank.keep(bank.step(*_stacked(drawn, [members[k][0] for k in bank.alive])).isfinite())
+        if not bank.alive:
+            break
     return moments
 
 
@@ -307,6 +312,12 @@ def balances(model: nn.Module, loss: Callable, linear: Iterable[str], norms: Ite
             passed=passed_energy(z.gradient, standardized)[0],
         )
     return found
+
+
+@torch.no_grad()
+def _is_finite(model: nn.Module, loss: Callable) -> bool:
+    with private_buffers(model):
+        return loss(model).isfinite().item()
 
 
 def _streams(data: Mapping[int, Data], batch_size: int, steps: int) -> Iterator[dict[int, Data]]:
