@@ -31,6 +31,17 @@ def guide():
         REFERENCES.pop("MeanOnlyGroupNorm", None)
 
 
+def test_every_line_of_the_page_on_analysis_runs(capsys):
+    namespace = {"__name__": "analyse"}
+    torch.manual_seed(0)
+    blocks = re.findall(r"^```python\n(.*?)^```", (BOOK / "analyse.md").read_text(), re.M | re.S)
+    tools = [block for block in blocks if "import" not in block and "class" not in block]
+    assert len(tools) > 10 and all(len(block.strip().splitlines()) <= 5 for block in tools)
+    for block in blocks:
+        exec(compile(block, "analyse.md", "exec"), namespace)
+    assert capsys.readouterr().out.splitlines()[-1] == "8"
+
+
 def test_the_guide_adds_a_method_that_passes_the_contract_and_gets_a_card(guide, tmp_path):
     from contract import assert_follows, build, draw
 

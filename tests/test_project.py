@@ -23,7 +23,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PYTHONS = ("3.11", "3.12", "3.13")
-IMPORTED_AS = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
+IMPORTED_AS = {"scikit-learn": "sklearn", "pyyaml": "yaml", "curvlinops-for-pytorch": "curvlinops"}
 
 
 def lock(python="3.12"):
@@ -137,7 +137,8 @@ def imports(path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("normsurvey", ()), ("benchmarks", ()), ("book", ("book",)), ("tests", ("book", "test"))]
+    ("folder", "extras"),
+    [("normsurvey", ()), ("benchmarks", ("peers",)), ("book", ("book",)), ("tests", ("book", "test"))],
 )
 def test_imports_are_declared(folder, extras):
     lines = PROJECT["dependencies"] + [line for extra in extras for line in EXTRAS[extra]]

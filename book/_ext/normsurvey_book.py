@@ -1,6 +1,7 @@
 """Sphinx extension of the book: pages and counts computed from the package and the executed chapters.
 
-Directives ``catalogue``, ``scorecard``, ``listmap``, ``chapters``, ``course``, ``clone``, ``install``; role ``count``.
+Directives ``catalogue``, ``scorecard``, ``listmap``, ``chapters``, ``course``, ``gpurun``, ``clone``, ``install``;
+role ``count``.
 """
 
 from __future__ import annotations
@@ -129,6 +130,26 @@ class Scorecard(Computed):
             rows.append([said, f"`{criterion}`", measure, f"{verdict} {self.page(chapter)}"])
         head = ["claim and source", "criterion", "measured", "verdict"]
         return self.table(head, rows, "filterable", "scorecard")
+
+
+class GpuRun(Computed):
+    """What a stored run of chapters on a GPU met and missed; takes the name of the file in results/."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        stored = json.loads((self.root / "results" / self.arguments[0]).read_text())
+        pages, claims, rows = {c.path: c for c in sources.chapters(self.root)}, survey().claims, []
+        for run in stored["runs"]:
+            chapter = self.page(pages[f"notebooks/{run['chapter']}"])
+            missed = [
+                f"[{name}]{{.claim-id}} `{claims[name].criterion(run['scale'])}`: {sources.values(found)}"
+                for name, found in run["missed"].items()
+            ]
+            told = missed + run["errors"] + ([] if run["finished"] else ["stopped before its end"])
+            rows.append([chapter, run["scale"], str(run["held"]), "<br>".join(told) or "–"])
+        where = "{what}: {device}, torch {torch}, {date}.".format(**stored)
+        return [*self.table(["chapter", "scale", "met", "missed"], rows), *self.parse([where], "small")]
 
 
 class ListMap(Computed):
@@ -327,7 +348,8 @@ def setup(app: Sphinx) -> dict:
     """Register everything with Sphinx."""
     for name, directive in {
         "catalogue": Catalogue, "scorecard": Scorecard, "listmap": ListMap, "costs": Costs,
-        "chapters": Chapters, "clone": Clone, "course": Course, "install": Install,
+        "chapters": Chapters, "clone": Clone, "course": Course,
+        "gpurun": GpuRun, "install": Install,
     }.items():  # fmt: skip
         app.add_directive(name, directive)
     app.add_role("count", Count())

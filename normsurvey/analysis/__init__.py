@@ -43,7 +43,7 @@ from normsurvey.analysis.kronecker import (
 from normsurvey.analysis.lanczos import Spectrum, gradient_energy, lanczos, spectral_density
 from normsurvey.analysis.landscape import (
     GradientProbe,
-    Shift,
+    GradientShift,
     Signals,
     covariate_shift,
     kurtosis,
@@ -76,7 +76,7 @@ from normsurvey.analysis.rotation import (
     predicted_norms,
 )
 from normsurvey.analysis.stochasticity import (
-    Shift,
+    EstimationShift,
     calibration_error,
     disturbance,
     estimation_shift,
@@ -91,11 +91,13 @@ __all__ = [
     "Density",
     "EmpiricalFisher",
     "Estimate",
+    "EstimationShift",
     "Features",
     "Fisher",
     "FisherBlock",
     "GaussNewton",
     "GradientProbe",
+    "GradientShift",
     "Hessian",
     "LayerMoments",
     "LayerRows",
@@ -104,7 +106,6 @@ __all__ = [
     "Propagation",
     "Rotation",
     "RotationTracker",
-    "Shift",
     "Signals",
     "Spectrum",
     "TopEigenvalues",

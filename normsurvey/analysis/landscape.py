@@ -97,14 +97,14 @@ def probe_gradient(
 
 
 @dataclass(frozen=True)
-class Shift:
+class GradientShift:
     """A weight's gradient before and after a step of what lies in front of it: `cosine` between them, `distance`."""
 
     cosine: float
     distance: float
 
 
-def covariate_shift(model: nn.Module, loss: Loss, step: float, weights: Iterable[str]) -> dict[str, Shift]:
+def covariate_shift(model: nn.Module, loss: Loss, step: float, weights: Iterable[str]) -> dict[str, GradientShift]:
     r"""How a gradient step of all earlier parameters changes the gradient of each of `weights`.
 
     With $G_i$ the gradient of a weight and $G_i'$ the one after all parameters in front of it took the step
@@ -225,9 +225,9 @@ def _length(tensors: Iterable[Tensor]) -> float:
     return flatten(tensors).norm().item()
 
 
-def _shift(before: Tensor, after: Tensor) -> Shift:
+def _shift(before: Tensor, after: Tensor) -> GradientShift:
     before, after = before.flatten(), after.flatten()
-    return Shift(
+    return GradientShift(
         cosine=torch.nn.functional.cosine_similarity(before, after, dim=0, eps=0.0).item(),
         distance=(before - after).norm().item(),
     )

@@ -123,7 +123,7 @@ def predictions_over_batches(
 
 
 @dataclass(frozen=True)
-class Shift:
+class EstimationShift:
     """Estimation shift of one batch normalization: root mean squares over its channels.
 
     Attributes:
@@ -136,7 +136,7 @@ class Shift:
 
 
 @torch.no_grad()
-def estimation_shift(model: nn.Module, x: Tensor, layers: Iterable[str] | None = None) -> dict[str, Shift]:
+def estimation_shift(model: nn.Module, x: Tensor, layers: Iterable[str] | None = None) -> dict[str, EstimationShift]:
     """How far the statistics that each batch normalization keeps are from those it meets in inference on x.
 
     The expected statistics of a layer are the moments of its input while the model runs in inference, so that the
@@ -149,7 +149,7 @@ def estimation_shift(model: nn.Module, x: Tensor, layers: Iterable[str] | None =
         layers: names of batch normalizations; all if None.
 
     Returns:
-        name -> `Shift`, in the model's order.
+        name -> `EstimationShift`, in the model's order.
 
     Raises:
         ValueError: the model has no batch normalization, a name is none, or all channels of one are constant.
@@ -166,7 +166,7 @@ def estimation_shift(model: nn.Module, x: Tensor, layers: Iterable[str] | None =
             raise ValueError(f"layer {name!r} receives constants on x: pass a sample that varies")
         error = (layer.running_mean.double() - mean)[alive] / var[alive].sqrt()
         ratio = (layer.running_var.double()[alive] / var[alive]).log() / 2
-        found[name] = Shift(error.square().mean().sqrt().item(), ratio.square().mean().sqrt().item())
+        found[name] = EstimationShift(error.square().mean().sqrt().item(), ratio.square().mean().sqrt().item())
 
     with private_buffers(model), _inference(model), watched(model, named, see):
         model(x)

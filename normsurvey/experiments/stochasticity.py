@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..analysis.stochasticity import (
-    Shift,
+    EstimationShift,
     calibration_error,
     disturbance,
     estimation_shift,
@@ -252,7 +252,7 @@ def cooled(net: Trained, x: Tensor, confidence: float) -> tuple[Tensor, float]:
 
 def large_rate(
     seed: int, *, lr: float = 1.0, depth: int = 4, width: int = 128, steps: int = 200, device="cpu"
-) -> dict[str, tuple[float, float, list[Shift]]]:
+) -> dict[str, tuple[float, float, list[EstimationShift]]]:
     """Likelihood, calibration error and estimation shifts after training at a large rate, before and after mending.
 
     ``"running averages"`` are torch's, with weight 0.1; ``"precise"`` those of the trained model on training images.

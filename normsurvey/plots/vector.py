@@ -28,8 +28,10 @@ def keep(folder: Path | str) -> None:
     shown, numbers = formatter.lookup_by_type(Figure), itertools.count(1)
 
     def both(figure):
-        picture = shown(figure)  # first: a second layout may differ from the first
+        picture, layout = shown(figure), figure.get_layout_engine()
+        figure.set_layout_engine("none")  # what is shown has been laid out, and the same again takes as long
         figure.savefig(folder / f"{next(numbers)}.svg", metadata={"Date": None})
+        figure.set_layout_engine(layout)
         return picture
 
     formatter.for_type(Figure, both)
