@@ -67,7 +67,7 @@ class Density:
         return bumps @ masses
 
     def distance(self, eigenvalues: Tensor) -> float:
-        r"""Wasserstein-1 distance to a spectrum given eigenvalue by eigenvalue: $\int |F - G|$ of the distributions."""
+        """Wasserstein-1 distance to a spectrum given one by one, the area between the two distribution functions."""
         values, masses = self._all("cpu")
         others = eigenvalues.detach().double().cpu()
         points, order = torch.cat([values, others]).sort()

@@ -37,7 +37,7 @@ class FisherBlock(LayerRows):
 
     @cached_property
     def gram(self) -> Tensor:
-        """The dual of the block, (M, M): inner products of the samples' gradients, over M."""
+        """The dual of the block, (M, M), inner products of the samples' gradients over M."""
         a, d = self.input, self.output_gradient
         return (a @ a.T) * (d @ d.T) / len(a)
 
@@ -53,7 +53,7 @@ class FisherBlock(LayerRows):
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """The two factors of the estimate: second moments (d_out, d_out) of gradients and (d_in, d_in) of inputs."""
+        """The two factors of the estimate, second moments (d_out, d_out) of gradients and (d_in, d_in) of inputs."""
         d, a = self.output_gradient, self.input
         return d.T @ d / len(d), a.T @ a / len(a)
 
@@ -64,7 +64,7 @@ class FisherBlock(LayerRows):
 
     @cached_property
     def kronecker_spectrum(self) -> Tensor:
-        """Eigenvalues (D,) of the Kronecker estimate, largest first: all products of the factors' eigenvalues."""
+        """Eigenvalues (D,) of the Kronecker estimate, all products of the factors' eigenvalues, largest first."""
         return torch.outer(*self.factor_spectra).flatten().sort(descending=True).values
 
     @cached_property

@@ -44,12 +44,12 @@ class GradientProbe:
 
     @property
     def gradient_change(self) -> float:
-        """The largest change of the gradient: zero if the first gradient predicts all that follow."""
+        """The largest change of the gradient, zero if the first gradient predicts all that follow."""
         return self.changes.max().item()
 
     @property
     def smoothness(self) -> float:
-        """The effective smoothness: the largest change of the gradient per distance."""
+        """The effective smoothness, the largest change of the gradient per distance."""
         return (self.changes / (self.steps * self.gradient_norm)).max().item()
 
 

@@ -128,7 +128,7 @@ def participation_ratio(features: Tensor, channel_dim: int = 1) -> float:
 
 @dataclass(frozen=True)
 class Features:
-    """One layer's output: mean |correlation| of its channels, effective rank, participation ratio, channels."""
+    """One layer's output: mean absolute correlation of its channels, effective rank, participation ratio, channels."""
 
     correlation: float
     effective_rank: float

@@ -49,7 +49,7 @@ class Rotation:
 
     @property
     def rms_angle(self) -> Tensor:
-        """Root mean square of the angles over the steps, (K,): what the theory predicts; the mean is smaller."""
+        """Root mean square of the angles over the steps, (K,), which the theory predicts; the mean is smaller."""
         return self.angles.square().mean(0).sqrt()
 
     @property
