@@ -1,7 +1,7 @@
 """What the chapter "The auto-tuned learning rate" asserts: rate, decay and norm are one number, which sets itself."""
 
-from . import Above, Below, Between, Claim, Equal, register
-from .record import HOLDS, NEGATIVE
+from . import Above, Below, Between, Equal, register
+from .record import NEGATIVE, claims_of
 
 CHAPTER = "2_theory/auto_tuning"
 DECAY = (
@@ -11,21 +11,7 @@ DECAY = (
 TUNING = "Arora, Li and Lyu, ICLR 2019, arXiv 1812.03981"
 ADAMP = "Heo et al., AdamP, ICLR 2021, arXiv 2006.08217"
 GROWTH = "with momentum 0.9 over that of SGD, batches of 64, each of 3 seeds"
-
-
-def _claim(name, statement, source, measures, criterion: Between, falsifier: float, expected: str = HOLDS) -> Claim:
-    return Claim(
-        id=name,
-        statement=statement,
-        source=source,
-        measures=measures,
-        quick=criterion,
-        full=criterion,
-        chapter=CHAPTER,
-        falsifier=falsifier,
-        expected=expected,
-    )
-
+_claim = claims_of(CHAPTER)
 
 register(
     _claim(

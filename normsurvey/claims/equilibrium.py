@@ -1,7 +1,7 @@
 """What the chapter "Equilibrium" asserts: where weight decay and normalization settle, and where they do not."""
 
-from . import Above, Below, Between, Claim, Equal, register
-from .record import HOLDS, NEGATIVE
+from . import Above, Below, Between, Equal, register
+from .record import NEGATIVE, claims_of
 
 CHAPTER = "2_theory/equilibrium"
 MOTION = "Wan et al., Spherical Motion Dynamics, NeurIPS 2021, arXiv 2006.08419"
@@ -10,23 +10,7 @@ PERIODIC = "Lobacheva et al., On the Periodic Behavior of Neural Network Trainin
 DOMINATION = "Huang et al., Layer-wise Conditioning Analysis, ECCV 2020, arXiv 2002.10801"
 LAST = "root mean square over the last quarter of the steps"
 EACH = "each layer and each of 3 seeds"
-
-
-def _claim(
-    name: str, statement: str, source: str, measures: str, criterion: Between, falsifier: float, expected: str = HOLDS
-) -> Claim:
-    return Claim(
-        id=name,
-        statement=statement,
-        source=source,
-        measures=measures,
-        quick=criterion,
-        full=criterion,
-        chapter=CHAPTER,
-        falsifier=falsifier,
-        expected=expected,
-    )
-
+_claim = claims_of(CHAPTER)
 
 register(
     _claim(

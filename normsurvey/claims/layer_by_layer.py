@@ -2,7 +2,8 @@
 
 import math
 
-from . import Above, Below, Between, Claim, register
+from . import Above, Below, Between, register
+from .record import claims_of
 
 CHAPTER = "2_theory/layer_by_layer"
 PROXIMAL = "Frerix et al., Proximal Backpropagation, ICLR 2018, arXiv 1706.04638"
@@ -14,9 +15,8 @@ SEEDS = "each of 3 seeds"
 NEGATIVE = "does not hold at this scale"
 
 
-def _claim(name: str, statement: str, source: str, measures: str, criterion: Between, falsifier: float, **more) -> None:
-    fields = {"quick": criterion, "full": criterion, "chapter": CHAPTER, "falsifier": falsifier}
-    register(Claim(id=name, statement=statement, source=source, measures=measures, **fields, **more))
+def _claim(*fields, **more) -> None:
+    register(claims_of(CHAPTER)(*fields, **more))
 
 
 def _exact(name: str, statement: str, source: str, measures: str, limit: float = 1e-10) -> None:

@@ -1,7 +1,7 @@
 """What the chapter "Wide and deep: mean-field theory" asserts of random networks: rates and exponents."""
 
-from . import Above, Below, Between, Claim, register
-from .record import HOLDS, NEGATIVE
+from . import Above, Below, Between, register
+from .record import NEGATIVE, claims_of
 
 CHAPTER = "2_theory/mean_field"
 YANG = "Yang et al., A mean field theory of batch normalization, ICLR 2019, arXiv 1902.08129"
@@ -9,16 +9,7 @@ DANESHMAND = "Daneshmand et al., Batch normalization provably avoids rank collap
 DE_SMITH = "De and Smith, Batch normalization biases residual blocks to the identity, NeurIPS 2020, arXiv 2002.10444"
 KARAKIDA = "Karakida, Akaho and Amari, NeurIPS 2019, arXiv 1906.02926"
 FLAT = Between(-0.25, 0.25)
-
-
-def _claim(
-    name: str, statement: str, source: str, measures: str, criterion: Between, falsifier: float, expected: str = HOLDS
-) -> Claim:
-    return Claim(
-        id=name, statement=statement, source=source, measures=measures, quick=criterion, full=criterion,
-        chapter=CHAPTER, falsifier=falsifier, expected=expected,
-    )  # fmt: skip
-
+_claim = claims_of(CHAPTER)
 
 register(
     _claim(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Above", "Below", "Between", "Claim", "ClaimFailed", "Equal", "Verdict"]
+__all__ = ["Above", "Below", "Between", "Claim", "ClaimFailed", "Equal", "Verdict", "claims_of"]
 
 HOLDS, NEGATIVE = "holds", "does not hold at this scale"
 MIME = "application/vnd.normsurvey.claim+json"
@@ -145,6 +145,18 @@ class Claim:
         if failed:
             raise ClaimFailed(f"{self.id} asks for {self.measures} {criterion}, and measured are {_listed(failed)}")
         return Verdict(self, criterion, values)
+
+
+def claims_of(chapter: str) -> Callable[..., Claim]:
+    """A maker of claims for one chapter, with one criterion for both scales.
+
+    It takes id, statement, source, measures, criterion and falsifier in this order, and ``expected``.
+    """
+
+    def claim(id, statement, source, measures, criterion, falsifier, expected=HOLDS) -> Claim:
+        return Claim(id, statement, source, measures, criterion, criterion, chapter, falsifier, expected)
+
+    return claim
 
 
 @dataclass(frozen=True)
