@@ -44,16 +44,14 @@ from normsurvey.analysis.lanczos import Spectrum, gradient_energy, lanczos, spec
 from normsurvey.analysis.landscape import (
     GradientProbe,
     GradientShift,
-    Signals,
     covariate_shift,
     kurtosis,
     passed_energy,
     probe_gradient,
-    signals,
 )
 from normsurvey.analysis.newton import newton_error, newton_errors
 from normsurvey.analysis.products import EmpiricalFisher, Estimate, Fisher, GaussNewton, OutputProduct, trace
-from normsurvey.analysis.propagation import Propagation, growth_rate, propagate, scaling_exponent
+from normsurvey.analysis.propagation import Propagation, Signals, growth_rate, propagate, scaling_exponent, signals
 from normsurvey.analysis.representation import (
     Constraints,
     Features,

@@ -133,38 +133,6 @@ def covariate_shift(model: nn.Module, loss: Loss, step: float, weights: Iterable
     return shifts
 
 
-@dataclass(frozen=True)
-class Signals:
-    """What passed through a module once: `output` forwards, `gradient` of the loss at it backwards, same shape."""
-
-    output: Tensor
-    gradient: Tensor
-
-
-def signals(model: nn.Module, loss: Loss, modules: Iterable[str]) -> dict[str, Signals]:
-    """Outputs of the named modules and the gradients of `loss(model)` at them, in the order given.
-
-    Raises:
-        ValueError: a name is no module of the model, or a module was not run exactly once or returned no tensor.
-    """
-    known, names = dict(model.named_modules()), list(modules)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"modules={unknown} are no modules of the model; it has {list(known)[1:]}")
-    seen: dict[str, list[Tensor]] = {name: [] for name in names}
-    handles = [known[name].register_forward_hook(lambda *a, name=name: seen[name].append(a[2])) for name in names]
-    try:
-        with torch.enable_grad(), private_buffers(model):
-            value = loss(model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if wrong := [name for name, out in seen.items() if len(out) != 1 or not isinstance(out[0], Tensor)]:
-        raise ValueError(f"modules {wrong} did not run exactly once with a tensor as output; name others in modules=")
-    outputs = [seen[name][0] for name in names]
-    gradients = torch.autograd.grad(value, outputs, materialize_grads=True)
-    return {n: Signals(o.detach(), g) for n, o, g in zip(names, outputs, gradients, strict=True)}
-
-
 def passed_energy(gradient: Tensor, standardized: Tensor, dim: int | tuple[int, ...] = 0) -> Tensor:
     r"""What standardizing lets pass of a gradient's squared length, before the division by $\sigma^2$.
 

@@ -15,6 +15,14 @@ from normsurvey.analysis.curvature import Loss, private_buffers
 
 
 @dataclass(frozen=True)
+class Signals:
+    """What passed through a module once: `output` forwards, `gradient` of the loss at it backwards, same shape."""
+
+    output: Tensor
+    gradient: Tensor
+
+
+@dataclass(frozen=True)
 class Propagation:
     """Moments at the outputs (N, C, ...) of L modules, in the order in which they were named; on the CPU.
 
@@ -48,18 +56,34 @@ def propagate(model: nn.Module, loss: Loss, modules: Iterable[str]) -> Propagati
         ValueError: a name is unknown or none is given, a module did not run exactly once or put out no (N, C, ...),
             or the loss is not a scalar that depends on all of them.
     """
+    seen = signals(model, loss, modules)
+    if flat := [name for name, s in seen.items() if s.output.dim() < 2]:
+        raise ValueError(f"modules {flat} did not put out a tensor (N, C, ...); leave them out")
+    outputs = [s.output for s in seen.values()]
+    return Propagation(
+        names=tuple(seen),
+        second_moment=_numbers(y.square().mean() for y in outputs),
+        variance=_numbers(y.transpose(0, 1).flatten(1).var(1, correction=0).mean() for y in outputs),
+        gradient=_numbers(s.gradient.square().sum() for s in seen.values()),
+    )
+
+
+def signals(model: nn.Module, loss: Loss, modules: Iterable[str]) -> dict[str, Signals]:
+    """Outputs of the named modules and the gradients of `loss(model)` at them, in the order given.
+
+    Parameters, their `.grad` and all buffers are left alone.
+
+    Raises:
+        ValueError: a name is unknown or none is given, a module did not run exactly once with a tensor as output, or
+            the loss is not a scalar that depends on all of them.
+    """
     names, known = tuple(modules), dict(model.named_modules())
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"modules={unknown} are not in the model; it has {list(known)}")
+        raise ValueError(f"modules={unknown} are not in the model; it has {list(known)[1:]}")
     if not names:
         raise ValueError("modules is empty: name at least one")
     outputs = _outputs(model, loss, {name: known[name] for name in names})
-    return Propagation(
-        names=names,
-        second_moment=_numbers(y.square().mean() for y, _ in outputs),
-        variance=_numbers(y.transpose(0, 1).flatten(1).var(1, correction=0).mean() for y, _ in outputs),
-        gradient=_numbers(g.square().sum() for _, g in outputs),
-    )
+    return {name: Signals(y, g) for name, (y, g) in zip(names, outputs, strict=True)}
 
 
 def growth_rate(values: Tensor | Sequence[float], drop: int = 3) -> float:
@@ -119,8 +143,8 @@ def _outputs(model: nn.Module, loss: Loss, modules: dict[str, nn.Module]) -> lis
         for handle in handles:
             handle.remove()
     for name, seen in runs.items():
-        if len(seen) != 1 or not isinstance(seen[0], Tensor) or seen[0].dim() < 2:
-            raise ValueError(f"module {name!r} did not run exactly once with an output (N, C, ...); leave it out")
+        if len(seen) != 1 or not isinstance(seen[0], Tensor):
+            raise ValueError(f"module {name!r} did not run exactly once with a tensor as output; leave it out")
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise ValueError(f"loss(model) must return a scalar, got {getattr(value, 'shape', type(value))}; sum it")
     outputs = [seen[0] for seen in runs.values()]
