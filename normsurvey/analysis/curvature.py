@@ -10,6 +10,7 @@ transform.
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def gradient(model: nn.Module, loss: Loss, parameters: Iterable[str] | None = No
     return flatten(_gradients(model, loss, tensors, create_graph=False)[1]).detach()
 
 
-class CurvatureOperator:
+class CurvatureOperator(ABC):
     """A symmetric matrix (D, D) known by its products: `operator @ vector`, `dense()`, `to_scipy()`.
 
     A subclass calls `_keep` with the parameters it differentiates and defines `_product`.
@@ -95,8 +96,9 @@ class CurvatureOperator:
         self.point = flatten(self._tensors).detach()
         self.shape = (self.point.numel(), self.point.numel())
 
+    @abstractmethod
     def _product(self, vector: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The product with a vector (D,) whose shape has been checked."""
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """The product with a vector (D,), or column by column with (D, k)."""

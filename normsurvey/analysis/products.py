@@ -12,6 +12,7 @@ $u \mapsto J^\top u$, which is linear: two backward passes again, so that no for
 is needed.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -62,9 +63,9 @@ class OutputProduct(CurvatureOperator):
         self.gradient = self._pull(self._slope)
         _refuse_terms_past_the_output(flatten(direct), self.gradient)
 
+    @abstractmethod
     def metric(self, outputs: Tensor) -> Tensor:
         """M u, in the shape of the model's output."""
-        raise NotImplementedError
 
     def jacobian_product(self, vector: Tensor) -> Tensor:
         """J v for v (D,), in the shape of the model's output."""
