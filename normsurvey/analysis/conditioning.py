@@ -94,7 +94,7 @@ def eigenvalues(moment: Tensor) -> Tensor:
 
 
 def condition_number(moment: Tensor, fraction: float = 1.0) -> float:
-    r"""$\kappa_p = \lambda_{\max} / \lambda_{\lceil p d \rceil}$ at p = `fraction`; the usual one at 1.
+    r""":math:`\kappa_p = \lambda_{\max} / \lambda_{\lceil p d \rceil}` at p = `fraction`; the usual one at 1.
 
     What arXiv 2002.10801 calls the general condition number with respect to the percentage; infinite
     where that eigenvalue is zero.
@@ -110,7 +110,7 @@ def condition_number(moment: Tensor, fraction: float = 1.0) -> float:
 
 
 def dominance(moment: Tensor) -> float:
-    r"""$\lambda_{\max} / \operatorname{tr}$: the share of the largest direction, between 1/d and 1."""
+    r""":math:`\lambda_{\max} / \operatorname{tr}`: the share of the largest direction, between 1/d and 1."""
     return (eigenvalues(moment)[0] / moment.trace()).item()
 
 

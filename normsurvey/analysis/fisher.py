@@ -65,7 +65,7 @@ class OutputGram:
     def batch_normalized(self, *, scale: bool = True, eps: float = 0.0) -> "OutputGram":
         r"""The Gram matrix of the same model with each output normalized over the batch; nothing is differentiated.
 
-        Batch normalization has the Jacobian $(I - 11^\top/N - \hat y \hat y^\top/N)/\sigma$ for every output:
+        Batch normalization has the Jacobian :math:`(I - 11^\top/N - \hat y \hat y^\top/N)/\sigma` for every output:
         the kernel is multiplied by it from both sides. Without a recovery.
 
         Args:
@@ -140,10 +140,10 @@ def linear_gram(
 ) -> OutputGram:
     r"""The Gram matrix over weights and biases of linear layers, without a gradient of any weight.
 
-    The gradient of output i by the weight of a layer is $\Delta_i^\top H$, with $H$ (N, d) the layer's inputs and
-    $\Delta_i$ (N, d') the gradients at its outputs. With inner products $HH^\top$ (plus 1 for the bias),
+    The gradient of output i by the weight of a layer is :math:`\Delta_i^\top H`, with :math:`H` (N, d) the layer's inputs and
+    :math:`\Delta_i` (N, d') the gradients at its outputs. With inner products :math:`HH^\top` (plus 1 for the bias),
 
-    $$ K_{ij} = \sum_{\text{layers}} \operatorname{tr}\big(\Delta_i^\top\, (H H^\top + 11^\top)\, \Delta_j\big) . $$
+    .. math:: K_{ij} = \sum_{\text{layers}} \operatorname{tr}\big(\Delta_i^\top\, (H H^\top + 11^\top)\, \Delta_j\big) .
 
     Cost: N C backward passes and, per layer, N C times N d' numbers. Where samples do not interact, C passes
     and (N C, d') numbers: `per_sample=True`.

@@ -69,7 +69,7 @@ class FisherBlock(LayerRows):
 
     @cached_property
     def relative_error(self) -> float:
-        r"""$\|F - \Sigma_{\nabla h} \otimes \Sigma_x\| / \|F\|$ in the Frobenius norm, without building either.
+        r""":math:`\|F - \Sigma_{\nabla h} \otimes \Sigma_x\| / \|F\|` in the Frobenius norm, without building either.
 
         Differences of squares: below about the root of the precision (1e-8 in float64) it is rounding.
         """
@@ -153,10 +153,10 @@ def batch_fisher_spectra(
 
 
 def deflated(moment: Tensor, direction: Tensor) -> Tensor:
-    r"""$H^* = H - H w w^\top H / (w^\top H w)$: the curvature of a weight $w$ (d,) with a batch norm behind it.
+    r""":math:`H^* = H - H w w^\top H / (w^\top H w)`: the curvature of a weight :math:`w` (d,) with a batch norm behind it.
 
-    $H$ (d, d) is the covariance of the inputs. $H^* w = 0$, and the other eigenvalues of $H^*$ lie between
-    neighbouring ones of $H$ (Cai, Li and Shen, ICML 2019, arXiv 1810.00122).
+    :math:`H` (d, d) is the covariance of the inputs. :math:`H^* w = 0`, and the other eigenvalues of :math:`H^*` lie between
+    neighbouring ones of :math:`H` (Cai, Li and Shen, ICML 2019, arXiv 1810.00122).
 
     >>> deflated(torch.diag(torch.tensor([4.0, 2.0])), torch.tensor([0.0, 1.0]))
     tensor([[4., 0.],

@@ -153,7 +153,7 @@ def spectral_density(spectra: Spectrum | Sequence[Spectrum], grid: Tensor, width
 
 
 def gradient_energy(gradient: Tensor, vectors: Tensor) -> Tensor:
-    r"""Share of $\|g\|^2$ in the span of the first k of `vectors` (D, K), orthonormal, for k = 1..K."""
+    r"""Share of :math:`\|g\|^2` in the span of the first k of `vectors` (D, K), orthonormal, for k = 1..K."""
     return ((vectors.T @ gradient) ** 2).cumsum(0) / gradient.square().sum()
 
 

@@ -107,8 +107,8 @@ class GradientShift:
 def covariate_shift(model: nn.Module, loss: Loss, step: float, weights: Iterable[str]) -> dict[str, GradientShift]:
     r"""How a gradient step of all earlier parameters changes the gradient of each of `weights`.
 
-    With $G_i$ the gradient of a weight and $G_i'$ the one after all parameters in front of it took the step
-    $-s g$: the internal covariate shift $\|G_i - G_i'\|$ and the cosine between the two (Santurkar et al.,
+    With :math:`G_i` the gradient of a weight and :math:`G_i'` the one after all parameters in front of it took the step
+    :math:`-s g`: the internal covariate shift :math:`\|G_i - G_i'\|` and the cosine between the two (Santurkar et al.,
     arXiv 1805.11604, definition 2.1). A cosine of 1 says that the layer may ignore what its predecessors do.
     Earlier is what comes before in `model.named_parameters()`, so register parameters in the order of their use.
 
@@ -134,18 +134,17 @@ def covariate_shift(model: nn.Module, loss: Loss, step: float, weights: Iterable
 
 
 def passed_energy(gradient: Tensor, standardized: Tensor, dim: int | tuple[int, ...] = 0) -> Tensor:
-    r"""What standardizing lets pass of a gradient's squared length, before the division by $\sigma^2$.
+    r"""What standardizing lets pass of a gradient's squared length, before the division by :math:`\sigma^2`.
 
-    For $\hat y = (y - \mu)/\sigma$ over the m entries of `dim`, and u the gradient at $\hat y$,
+    For :math:`\hat y = (y - \mu)/\sigma` over the m entries of `dim`, and u the gradient at :math:`\hat y`,
 
-    $$ \sigma^2 \|\partial L/\partial y\|^2 = \|u\|^2 - \tfrac1m \langle 1, u \rangle^2
-       - \tfrac1m \langle \hat y, u \rangle^2 , $$
+    .. math:: \sigma^2 \|\partial L/\partial y\|^2 = \|u\|^2 - \tfrac1m \langle 1, u \rangle^2 - \tfrac1m \langle \hat y, u \rangle^2 ,
 
     an equality, of which theorem 4.1 of Santurkar et al. (arXiv 1805.11604) is the consequence.
 
     Args:
         gradient: u, of any shape.
-        standardized: $\hat y$, of the same shape, of mean 0 and mean square 1 over `dim`.
+        standardized: :math:`\hat y`, of the same shape, of mean 0 and mean square 1 over `dim`.
         dim: the axes of the statistics, kept with size 1.
 
     >>> y = torch.tensor([1.0, -1.0, 1.0, -1.0])

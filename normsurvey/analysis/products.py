@@ -32,7 +32,7 @@ from normsurvey.analysis.curvature import (
 
 
 class OutputProduct(CurvatureOperator):
-    r"""$J^\top M J$ for the output of the model that `loss(model)` asks for; a subclass defines `metric`.
+    r""":math:`J^\top M J` for the output of the model that `loss(model)` asks for; a subclass defines `metric`.
 
     Args:
         model: any module with one tensor as its output, (N, ...), samples first.
@@ -87,7 +87,7 @@ class OutputProduct(CurvatureOperator):
 
 
 class GaussNewton(OutputProduct):
-    r"""The generalised Gauss-Newton matrix $J^\top \nabla_o^2 L\, J$: the Hessian without the curvature of the model.
+    r"""The generalised Gauss-Newton matrix :math:`J^\top \nabla_o^2 L\, J`: the Hessian without the curvature of the model.
 
     Positive semi-definite where the loss is convex in the outputs, and the exact Fisher matrix for cross entropy
     (Schraudolph, Neural Computation 14, 2002; Martens, arXiv 1412.1193, section 8).
@@ -161,10 +161,10 @@ class Fisher(OutputProduct):
 
 
 class EmpiricalFisher(OutputProduct):
-    r"""$\frac1N \sum_n g_n g_n^\top$ with the gradients $g_n$ of the single samples' losses, at the labels of the data.
+    r""":math:`\frac1N \sum_n g_n g_n^\top` with the gradients :math:`g_n` of the single samples' losses, at the labels of the data.
 
     `loss` is their mean over the first dimension of the outputs. Not the Fisher matrix, and not close to it away
-    from a good fit (Kunstner, Balles, Hennig, arXiv 1905.12558). Where a batch norm couples the samples, $g_n$ is
+    from a good fit (Kunstner, Balles, Hennig, arXiv 1905.12558). Where a batch norm couples the samples, :math:`g_n` is
     the gradient of the n-th term of the loss, statistics included.
     """
 
@@ -184,9 +184,9 @@ class Estimate:
 
 
 def trace(operator, num_probes: int = 32, *, seed: int = 0) -> Estimate:
-    r"""Hutchinson's estimate of the trace: the mean of $z^\top A z$ over random signs z, with its standard error.
+    r"""Hutchinson's estimate of the trace: the mean of :math:`z^\top A z` over random signs z, with its standard error.
 
-    Its variance is $2 \sum_{i \ne j} A_{ij}^2$ per probe (Hutchinson, Communications in Statistics 18, 1989).
+    Its variance is :math:`2 \sum_{i \ne j} A_{ij}^2` per probe (Hutchinson, Communications in Statistics 18, 1989).
 
     Args:
         operator: with `.shape` (D, D) and `operator @ v`: a `CurvatureOperator` or a matrix.

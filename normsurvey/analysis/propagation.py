@@ -87,7 +87,7 @@ def signals(model: nn.Module, loss: Loss, modules: Iterable[str]) -> dict[str, S
 
 
 def growth_rate(values: Tensor | Sequence[float], drop: int = 3) -> float:
-    r"""The factor per step of a sequence (L,): $\exp$ of the slope of a line through the logarithms.
+    r"""The factor per step of a sequence (L,): :math:`\exp` of the slope of a line through the logarithms.
 
     Args:
         drop: values left out at each end, where the regime is not stationary.
@@ -106,7 +106,7 @@ def growth_rate(values: Tensor | Sequence[float], drop: int = 3) -> float:
 
 
 def scaling_exponent(sizes: Tensor | Sequence[float], values: Tensor | Sequence[float]) -> float:
-    r"""The exponent $a$ of $v \propto s^a$: the slope of a least-squares line in logarithms.
+    r"""The exponent :math:`a` of :math:`v \propto s^a`: the slope of a least-squares line in logarithms.
 
     Args:
         sizes: (K,) positive, K >= 2 and not all equal. values: (K,) positive.

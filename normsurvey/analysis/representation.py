@@ -44,7 +44,7 @@ class Constraints:
 def constraint_number(module: Callable[[Tensor], Tensor], x: Tensor, *, tolerance: float = 1e-9) -> Constraints:
     r"""Counts the constraints that `module` imposes on its output at `x`: the rank deficit of its Jacobian.
 
-    The scale of the map is the larger of $\sigma_1$ and $\|y\| / \|x\|$; what is below `tolerance` times that is 0. One
+    The scale of the map is the larger of :math:`\sigma_1` and :math:`\|y\| / \|x\|`; what is below `tolerance` times that is 0. One
     backward pass per output number: made for inputs of some hundred numbers. The module is evaluated in the mode
     that it is in, and its buffers stay as they are.
 
@@ -96,9 +96,9 @@ def correlation(features: Tensor, channel_dim: int = 1) -> Tensor:
 
 
 def mean_correlation(features: Tensor, channel_dim: int = 1) -> float:
-    r"""Mean of $|r_{ij}|$ over pairs of different channels that both vary; NaN where there is no such pair.
+    r"""Mean of :math:`|r_{ij}|` over pairs of different channels that both vary; NaN where there is no such pair.
 
-    M independent samples make independent channels look correlated by $\sqrt{2 / \pi M}$.
+    M independent samples make independent channels look correlated by :math:`\sqrt{2 / \pi M}`.
     """
     off = correlation(features, channel_dim).abs()
     off.fill_diagonal_(math.nan)
@@ -106,7 +106,7 @@ def mean_correlation(features: Tensor, channel_dim: int = 1) -> float:
 
 
 def effective_rank(features: Tensor, channel_dim: int = 1) -> float:
-    r"""$\exp H(p)$ with $p_i = \sigma_i / \sum_j \sigma_j$, singular values of the centred features (M, C); 1 to C.
+    r""":math:`\exp H(p)` with :math:`p_i = \sigma_i / \sum_j \sigma_j`, singular values of the centred features (M, C); 1 to C.
 
     Roy and Vetterli, The effective rank, EUSIPCO 2007.
     """
@@ -116,7 +116,7 @@ def effective_rank(features: Tensor, channel_dim: int = 1) -> float:
 
 
 def participation_ratio(features: Tensor, channel_dim: int = 1) -> float:
-    r"""$(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2$ with eigenvalues of the covariance of channels; 1 to C.
+    r""":math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2` with eigenvalues of the covariance of channels; 1 to C.
 
     >>> participation_ratio(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
     2.0

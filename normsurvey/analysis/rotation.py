@@ -30,10 +30,10 @@ class Rotation:
 
     Attributes:
         steps: (T,) numbers of the steps, the first of the run is 0.
-        norms: (T, K) $\|w_t\|$ before each step.
-        angles: (T, K) between $w_t$ and $w_{t+1}$, in radians.
-        gradients: (T, K) $\|w_t\| \|g_t\|$, the norm of the gradient at unit norm.
-        effective_lr: (T, K) $\eta_t / \|w_t\|^2$, the learning rate of the direction.
+        norms: (T, K) :math:`\|w_t\|` before each step.
+        angles: (T, K) between :math:`w_t` and :math:`w_{t+1}`, in radians.
+        gradients: (T, K) :math:`\|w_t\| \|g_t\|`, the norm of the gradient at unit norm.
+        effective_lr: (T, K) :math:`\eta_t / \|w_t\|^2`, the learning rate of the direction.
     """
 
     steps: Tensor
@@ -160,10 +160,10 @@ class RotationTracker(Mapping):
 
 
 def equilibrium_angle(lr: float, weight_decay: float, momentum: float = 0.0) -> float:
-    r"""$\sqrt{2\eta\lambda / (1 + \alpha)}$, of SGD as in torch: $v \leftarrow \alpha v + g + \lambda w$, dampening 0.
+    r""":math:`\sqrt{2\eta\lambda / (1 + \alpha)}`, of SGD as in torch: :math:`v \leftarrow \alpha v + g + \lambda w`, dampening 0.
 
-    It needs a steady norm and $\langle w, g \rangle = 0$, nothing of the gradient's distribution: then
-    $\cos\Delta = 1 - \eta\lambda / (1 + \alpha)$ in the mean (Wan et al., arXiv 2006.08419).
+    It needs a steady norm and :math:`\langle w, g \rangle = 0`, nothing of the gradient's distribution: then
+    :math:`\cos\Delta = 1 - \eta\lambda / (1 + \alpha)` in the mean (Wan et al., arXiv 2006.08419).
 
     >>> round(equilibrium_angle(lr=0.2, weight_decay=0.01), 4)
     0.0632
@@ -173,7 +173,7 @@ def equilibrium_angle(lr: float, weight_decay: float, momentum: float = 0.0) -> 
 
 
 def equilibrium_angle_adamw(lr: float, weight_decay: float, beta1: float = 0.9) -> float:
-    r"""$\sqrt{2\eta\lambda\,(1 - \beta_1) / (1 + \beta_1)}$, of AdamW with gradients uncorrelated in time.
+    r""":math:`\sqrt{2\eta\lambda\,(1 - \beta_1) / (1 + \beta_1)}`, of AdamW with gradients uncorrelated in time.
 
     The factor is the variance of a moving average of such gradients (Kosson et al., arXiv 2305.17212).
 
@@ -185,7 +185,7 @@ def equilibrium_angle_adamw(lr: float, weight_decay: float, beta1: float = 0.9) 
 
 
 def equilibrium_norm(lr: float, weight_decay: float, gradient: Tensor, momentum: float = 0.0) -> Tensor:
-    r"""$(\eta\, \tilde g^2 / (2 \lambda (1 - \alpha)))^{1/4}$, of SGD; exact for $\alpha = 0$ up to $O(\eta\lambda)$.
+    r""":math:`(\eta\, \tilde g^2 / (2 \lambda (1 - \alpha)))^{1/4}`, of SGD; exact for :math:`\alpha = 0` up to :math:`O(\eta\lambda)`.
 
     Momentum needs more: gradients of different steps uncorrelated (Wan et al., arXiv 2006.08419).
 
@@ -200,7 +200,7 @@ def equilibrium_norm(lr: float, weight_decay: float, gradient: Tensor, momentum:
 
 
 def equilibrium_norm_adamw(lr: float, weight_decay: float, size: int) -> float:
-    r"""$\sqrt{\eta\, d / (2 \lambda)}$ for $d$ = `size` entries: Adam's steps do not know the gradient's scale.
+    r""":math:`\sqrt{\eta\, d / (2 \lambda)}` for :math:`d` = `size` entries: Adam's steps do not know the gradient's scale.
 
     >>> equilibrium_norm_adamw(lr=0.002, weight_decay=0.25, size=1000)
     2.0
@@ -212,8 +212,8 @@ def equilibrium_norm_adamw(lr: float, weight_decay: float, size: int) -> float:
 def predicted_norms(start: float, gradient: float, steps: int, lr: float, weight_decay: float) -> Tensor:
     r"""The way to equilibrium under SGD and a gradient of constant size, (steps + 1,) float64.
 
-    $\|w_{t+1}\|^2 = (1 - \eta\lambda)^2 \|w_t\|^2 + \eta^2 \tilde g^2 / \|w_t\|^2$; where steps are small,
-    $\|w\|^4$ approaches its limit as $e^{-4\eta\lambda t}$.
+    :math:`\|w_{t+1}\|^2 = (1 - \eta\lambda)^2 \|w_t\|^2 + \eta^2 \tilde g^2 / \|w_t\|^2`; where steps are small,
+    :math:`\|w\|^4` approaches its limit as :math:`e^{-4\eta\lambda t}`.
 
     Args:
         start: the norm at first.

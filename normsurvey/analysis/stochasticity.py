@@ -61,9 +61,9 @@ def outputs_over_batches(
 
 
 def disturbance(outputs: Tensor) -> Tensor:
-    r"""Mean distance of a sample's outputs from their average: $\Delta(x)$ of the module's text, estimated.
+    r"""Mean distance of a sample's outputs from their average: :math:`\Delta(x)` of the module's text, estimated.
 
-    The average is that of the same draws, so that s draws see a share of about $\sqrt{1 - 1/s}$ of it.
+    The average is that of the same draws, so that s draws see a share of about :math:`\sqrt{1 - 1/s}` of it.
 
     Args:
         outputs: (P, draws, ...) from `outputs_over_batches`.
