@@ -199,7 +199,8 @@ class Verification:
 def verify(hessian: Hessian, *, seed: int = 0, step: float = 1e-5) -> Verification:
     r"""Compares products with central differences of the gradient, and with each other.
 
-    The error is that of :math:`Hv` relative to :math:`(g(\theta + hv) - g(\theta - hv)) / 2h`, with :math:`v` a unit vector
+    The error is that of :math:`Hv` relative to :math:`(g(\theta + hv) - g(\theta - hv)) / 2h`, with :math:`v` a unit
+    vector
     and :math:`h` = `step`; the asymmetry is :math:`|u^\top H v - v^\top H u|` relative to the larger of the two. Use
     float64: in float32 the differences themselves are wrong in the third digit. The model is copied,
     never changed.

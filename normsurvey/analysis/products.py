@@ -87,7 +87,8 @@ class OutputProduct(CurvatureOperator):
 
 
 class GaussNewton(OutputProduct):
-    r"""The generalised Gauss-Newton matrix :math:`J^\top \nabla_o^2 L\, J`: the Hessian without the curvature of the model.
+    r"""The generalised Gauss-Newton matrix :math:`J^\top \nabla_o^2 L\, J`: the Hessian without the curvature of the
+    model.
 
     Positive semi-definite where the loss is convex in the outputs, and the exact Fisher matrix for cross entropy
     (Schraudolph, Neural Computation 14, 2002; Martens, arXiv 1412.1193, section 8).
@@ -161,7 +162,8 @@ class Fisher(OutputProduct):
 
 
 class EmpiricalFisher(OutputProduct):
-    r""":math:`\frac1N \sum_n g_n g_n^\top` with the gradients :math:`g_n` of the single samples' losses, at the labels of the data.
+    r""":math:`\frac1N \sum_n g_n g_n^\top` with the gradients :math:`g_n` of the single samples' losses, at the
+    labels of the data.
 
     `loss` is their mean over the first dimension of the outputs. Not the Fisher matrix, and not close to it away
     from a good fit (Kunstner, Balles, Hennig, arXiv 1905.12558). Where a batch norm couples the samples, :math:`g_n` is

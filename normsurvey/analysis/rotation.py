@@ -160,7 +160,8 @@ class RotationTracker(Mapping):
 
 
 def equilibrium_angle(lr: float, weight_decay: float, momentum: float = 0.0) -> float:
-    r""":math:`\sqrt{2\eta\lambda / (1 + \alpha)}`, of SGD as in torch: :math:`v \leftarrow \alpha v + g + \lambda w`, dampening 0.
+    r""":math:`\sqrt{2\eta\lambda / (1 + \alpha)}`, of SGD as in torch: :math:`v \leftarrow \alpha v + g + \lambda
+    w`, dampening 0.
 
     It needs a steady norm and :math:`\langle w, g \rangle = 0`, nothing of the gradient's distribution: then
     :math:`\cos\Delta = 1 - \eta\lambda / (1 + \alpha)` in the mean (Wan et al., arXiv 2006.08419).
@@ -185,7 +186,8 @@ def equilibrium_angle_adamw(lr: float, weight_decay: float, beta1: float = 0.9) 
 
 
 def equilibrium_norm(lr: float, weight_decay: float, gradient: Tensor, momentum: float = 0.0) -> Tensor:
-    r""":math:`(\eta\, \tilde g^2 / (2 \lambda (1 - \alpha)))^{1/4}`, of SGD; exact for :math:`\alpha = 0` up to :math:`O(\eta\lambda)`.
+    r""":math:`(\eta\, \tilde g^2 / (2 \lambda (1 - \alpha)))^{1/4}`, of SGD; exact for :math:`\alpha = 0` up to
+    :math:`O(\eta\lambda)`.
 
     Momentum needs more: gradients of different steps uncorrelated (Wan et al., arXiv 2006.08419).
 
@@ -200,7 +202,8 @@ def equilibrium_norm(lr: float, weight_decay: float, gradient: Tensor, momentum:
 
 
 def equilibrium_norm_adamw(lr: float, weight_decay: float, size: int) -> float:
-    r""":math:`\sqrt{\eta\, d / (2 \lambda)}` for :math:`d` = `size` entries: Adam's steps do not know the gradient's scale.
+    r""":math:`\sqrt{\eta\, d / (2 \lambda)}` for :math:`d` = `size` entries: Adam's steps do not know the gradient's
+    scale.
 
     >>> equilibrium_norm_adamw(lr=0.002, weight_decay=0.25, size=1000)
     2.0
