@@ -10,7 +10,7 @@ import torch
 
 import normsurvey as ns
 from normsurvey.claims import Above, Below, Between, Claim, ClaimFailed, Equal, register
-from normsurvey.claims.record import MIME
+from normsurvey.claims.record import HOLDS, MIME, NEGATIVE, claims_of
 
 IDS = list(ns.claims)
 SCALES = ("quick", "full")
@@ -47,7 +47,7 @@ def test_every_claim_can_hold_and_its_worst_value_counts(claim_id, scale):
     criterion = claim.criterion(scale)
     ends = [v for v in (criterion.low, criterion.high) if math.isfinite(v)]
     good = next(v for v in [sum(ends) / len(ends), *(e + d for e in ends for d in (-1.0, 1.0))] if criterion.accepts(v))
-    assert claim.expected in str(claim.check([good, good], scale))
+    assert claim.outcome(scale) in str(claim.check([good, good], scale))
     with pytest.raises(ClaimFailed):
         claim.check({"seed 0": good, "seed 1": claim.falsifier}, scale)
 
@@ -63,6 +63,19 @@ def test_criteria_at_their_ends():
         assert all(map(criterion.accepts, good)) and not any(map(criterion.accepts, bad)), criterion
         assert eval(repr(criterion)) == criterion
     assert [str(c) for c, *_ in cases] == ["< 1", ">= 1", "between 0 and 1", "= 3"]
+
+
+def test_the_outcome_may_differ_at_the_full_scale():
+    small, large = Above(2), Below(0.5)
+    maker = claims_of("2_theory/x")
+    claim = maker("X.y", "A statement.", "someone", "a ratio", small, 1.0, full=large, expected_full=NEGATIVE)
+    assert str(claim.check(3.0)).endswith(HOLDS) and str(claim.check(0.1, "full")).endswith(NEGATIVE)
+    assert claim.kind == "measured" and claim.check(0.1, "full").outcome == NEGATIVE
+    for scale in SCALES:
+        with pytest.raises(ClaimFailed):
+            claim.check(claim.falsifier, scale)
+    with pytest.raises(ValueError, match="expected_full='maybe'"):
+        maker("X.y", "A statement.", "someone", "a ratio", small, 1.0, expected_full="maybe")
 
 
 def test_margins_say_how_far_inside_a_value_lies():

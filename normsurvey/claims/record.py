@@ -107,6 +107,7 @@ class Claim:
         chapter: notebook that measures it, such as ``"2_theory/scale_invariance"``.
         falsifier: a measurement that has to fail; tests feed it.
         expected: ``"holds"``, or ``"does not hold at this scale"`` with a criterion for that outcome.
+        expected_full: the same at the full scale, where it differs.
     """
 
     id: str
@@ -118,10 +119,12 @@ class Claim:
     chapter: str
     falsifier: float
     expected: str = HOLDS
+    expected_full: str | None = None
 
     def __post_init__(self):
-        if self.expected not in (HOLDS, NEGATIVE):
-            raise ValueError(f"expected={self.expected!r}: choose {HOLDS!r} or {NEGATIVE!r}")
+        for field, outcome in (("expected", self.expected), ("expected_full", self.expected_full or HOLDS)):
+            if outcome not in (HOLDS, NEGATIVE):
+                raise ValueError(f"{field}={outcome!r}: choose {HOLDS!r} or {NEGATIVE!r}")
 
     @property
     def kind(self) -> str:
@@ -135,6 +138,10 @@ class Claim:
         """The criterion at ``scale``, "quick" or "full"."""
         return {"quick": self.quick, "full": self.full}[scale]
 
+    def outcome(self, scale: str) -> str:
+        """The verdict that its criterion stands for at ``scale``, "quick" or "full"."""
+        return {"quick": self.expected, "full": self.expected_full or self.expected}[scale]
+
     def check(self, measured: Any, scale: str = "quick") -> Verdict:
         """Verdict on ``measured``; raises :class:`ClaimFailed` where a value does not meet the criterion."""
         values = _labelled(measured)
@@ -144,17 +151,22 @@ class Claim:
         failed = {k: v for k, v in values.items() if not criterion.accepts(v)}
         if failed:
             raise ClaimFailed(f"{self.id} asks for {self.measures} {criterion}, and measured are {_listed(failed)}")
-        return Verdict(self, criterion, values)
+        return Verdict(self, criterion, values, self.outcome(scale))
 
 
 def claims_of(chapter: str) -> Callable[..., Claim]:
-    """A maker of claims for one chapter, with one criterion for both scales.
+    """A maker of claims for one chapter, with one criterion for both scales unless ``full`` gives another.
 
-    It takes id, statement, source, measures, criterion and falsifier in this order, and ``expected``.
+    It takes id, statement, source, measures, criterion and falsifier in this order, and ``expected``; for the full
+    scale ``full``, a criterion, and ``expected_full``.
     """
 
-    def claim(id, statement, source, measures, criterion, falsifier, expected=HOLDS) -> Claim:
-        return Claim(id, statement, source, measures, criterion, criterion, chapter, falsifier, expected)
+    def claim(
+        id, statement, source, measures, criterion, falsifier, expected=HOLDS, *, full=None, expected_full=None
+    ) -> Claim:
+        return Claim(
+            id, statement, source, measures, criterion, full or criterion, chapter, falsifier, expected, expected_full
+        )
 
     return claim
 
@@ -166,9 +178,10 @@ class Verdict:
     claim: Claim
     criterion: Between
     measured: dict[str, float]
+    outcome: str
 
     def __str__(self) -> str:
-        return f"{self.claim.id} · {self.claim.measures} {self.criterion} · {self.claim.expected}"
+        return f"{self.claim.id} · {self.claim.measures} {self.criterion} · {self.outcome}"
 
     def __repr__(self) -> str:
         return str(self)
@@ -186,7 +199,7 @@ class Verdict:
             return self
         record = {
             "id": self.claim.id, "criterion": str(self.criterion),
-            "measured": self.measured, "verdict": self.claim.expected,
+            "measured": self.measured, "verdict": self.outcome,
         }  # fmt: skip
         display({"text/markdown": f"*measured:* {_listed(self.measured)}", MIME: record}, raw=True)
         return self
