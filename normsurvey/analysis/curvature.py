@@ -200,10 +200,9 @@ def verify(hessian: Hessian, *, seed: int = 0, step: float = 1e-5) -> Verificati
     r"""Compares products with central differences of the gradient, and with each other.
 
     The error is that of :math:`Hv` relative to :math:`(g(\theta + hv) - g(\theta - hv)) / 2h`, with :math:`v` a unit
-    vector
-    and :math:`h` = `step`; the asymmetry is :math:`|u^\top H v - v^\top H u|` relative to the larger of the two. Use
-    float64: in float32 the differences themselves are wrong in the third digit. The model is copied,
-    never changed.
+    vector and :math:`h` = `step`; the asymmetry is :math:`|u^\top H v - v^\top H u|` relative to the larger of the
+    two. Use float64: in float32 the differences themselves are wrong in the third digit. The model is copied, never
+    changed.
     """
     random = torch.Generator().manual_seed(seed)
     u, v = torch.randn(2, hessian.shape[0], generator=random, dtype=torch.float64).to(hessian.point)

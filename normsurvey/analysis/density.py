@@ -43,8 +43,10 @@ class Density:
     probes: int
 
     def moments(self, count: int = 4) -> Estimate:
-        r""":math:`\frac1D \sum_j \lambda_j^p` for p = 1..count, (count,), with standard errors; D times the first is
-        tr."""
+        r""":math:`\frac1D \sum_j \lambda_j^p` for p = 1..count, (count,), with standard errors.
+
+        D times the first is the trace.
+        """
         powers = torch.arange(1, count + 1, dtype=torch.float64)
         return self.mean(lambda values: values[:, None] ** powers)
 

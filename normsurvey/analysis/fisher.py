@@ -141,8 +141,8 @@ def linear_gram(
     r"""The Gram matrix over weights and biases of linear layers, without a gradient of any weight.
 
     The gradient of output i by the weight of a layer is :math:`\Delta_i^\top H`, with :math:`H` (N, d) the layer's
-    inputs and
-    :math:`\Delta_i` (N, d') the gradients at its outputs. With inner products :math:`HH^\top` (plus 1 for the bias),
+    inputs and :math:`\Delta_i` (N, d') the gradients at its outputs. With inner products :math:`HH^\top` (plus 1 for
+    the bias),
 
     .. math:: K_{ij} = \sum_{\text{layers}} \operatorname{tr}\big(\Delta_i^\top\, (H H^\top + 11^\top)\, \Delta_j\big) .
 

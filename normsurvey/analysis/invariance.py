@@ -79,10 +79,10 @@ def scaled(model: nn.Module, names: Iterable[str], factor: float) -> nn.Module:
 def scaling_errors(
     model: nn.Module, loss: Loss, names: Iterable[str], factor: float, *, seed: int = 0
 ) -> tuple[float, float]:
-    r"""Relative errors of :math:`c\,\nabla L(cw) = \nabla L(w)` and of :math:`c^2 H(cw)\,v = H(w)\,v` with c =
-    `factor`, random v.
+    r"""Relative errors of :math:`c\,\nabla L(cw) = \nabla L(w)` and of :math:`c^2 H(cw)\,v = H(w)\,v`.
 
-    The named parameters are scaled together and are those that g and H are taken over.
+    Here c is `factor` and v random. The named parameters are scaled together and are those that :math:`\nabla` and H
+    are taken over.
     """
     names = list(names)
     here, there = Hessian(model, loss, names), Hessian(scaled(model, names, factor), loss, names)
@@ -96,12 +96,12 @@ def scaling_errors(
 def norm_growth_error(before: Tensor, after: Tensor, relative_to: str = "weight") -> float:
     r"""How far one step is from Pythagoras: :math:`\big|\|w_+\|^2 - \|w\|^2 - \|w_+ - w\|^2\big|`, relative.
 
-    0 where the step was orthogonal to w, as a gradient step is: then :math:`\|w_+\|^2 = \|w\|^2 + \eta^2 \|\nabla
-    L\|^2`.
+    0 where the step was orthogonal to w, as a gradient step is: then
+    :math:`\|w_+\|^2 = \|w\|^2 + \eta^2 \|\nabla L\|^2`.
 
     Args:
         relative_to: "weight", :math:`\|w_+\|^2`, the size of rounding; or "step", :math:`\|w_+ - w\|^2`, the growth
-        asserted.
+            asserted.
 
     Raises:
         ValueError: relative_to is neither.

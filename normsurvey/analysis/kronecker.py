@@ -153,12 +153,11 @@ def batch_fisher_spectra(
 
 
 def deflated(moment: Tensor, direction: Tensor) -> Tensor:
-    r""":math:`H^* = H - H w w^\top H / (w^\top H w)`: the curvature of a weight :math:`w` (d,) with a batch norm
-    behind it.
+    r""":math:`H^* = H - H w w^\top H / (w^\top H w)`: the curvature of a weight with a batch norm behind it.
 
-    :math:`H` (d, d) is the covariance of the inputs. :math:`H^* w = 0`, and the other eigenvalues of :math:`H^*` lie
-    between
-    neighbouring ones of :math:`H` (Cai, Li and Shen, ICML 2019, arXiv 1810.00122).
+    :math:`w` (d,) is the weight and :math:`H` (d, d) the covariance of the inputs. :math:`H^* w = 0`, and the other
+    eigenvalues of :math:`H^*` lie between neighbouring ones of :math:`H` (Cai, Li and Shen, ICML 2019, arXiv
+    1810.00122).
 
     >>> deflated(torch.diag(torch.tensor([4.0, 2.0])), torch.tensor([0.0, 1.0]))
     tensor([[4., 0.],

@@ -138,8 +138,8 @@ def passed_energy(gradient: Tensor, standardized: Tensor, dim: int | tuple[int, 
 
     For :math:`\hat y = (y - \mu)/\sigma` over the m entries of `dim`, and u the gradient at :math:`\hat y`,
 
-    .. math:: \sigma^2 \|\partial L/\partial y\|^2 = \|u\|^2 - \tfrac1m \langle 1, u \rangle^2 - \tfrac1m \langle
-        \hat y, u \rangle^2 ,
+    .. math:: \sigma^2 \|\partial L/\partial y\|^2
+        = \|u\|^2 - \tfrac1m \langle 1, u \rangle^2 - \tfrac1m \langle \hat y, u \rangle^2 ,
 
     an equality, of which theorem 4.1 of Santurkar et al. (arXiv 1805.11604) is the consequence.
 

@@ -45,9 +45,8 @@ def constraint_number(module: Callable[[Tensor], Tensor], x: Tensor, *, toleranc
     r"""Counts the constraints that `module` imposes on its output at `x`: the rank deficit of its Jacobian.
 
     The scale of the map is the larger of :math:`\sigma_1` and :math:`\|y\| / \|x\|`; what is below `tolerance` times
-    that is 0. One
-    backward pass per output number: made for inputs of some hundred numbers. The module is evaluated in the mode
-    that it is in, and its buffers stay as they are.
+    that is 0. One backward pass per output number: made for inputs of some hundred numbers. The module is evaluated
+    in the mode that it is in, and its buffers stay as they are.
 
     Args:
         module: any module or function of one tensor.
@@ -107,10 +106,10 @@ def mean_correlation(features: Tensor, channel_dim: int = 1) -> float:
 
 
 def effective_rank(features: Tensor, channel_dim: int = 1) -> float:
-    r""":math:`\exp H(p)` with :math:`p_i = \sigma_i / \sum_j \sigma_j`, singular values of the centred features (M,
-    C); 1 to C.
+    r""":math:`\exp H(p)` with :math:`p_i = \sigma_i / \sum_j \sigma_j`, from 1 to C.
 
-    Roy and Vetterli, The effective rank, EUSIPCO 2007.
+    :math:`\sigma` are the singular values of the centred features (M, C). Roy and Vetterli, The effective rank,
+    EUSIPCO 2007.
     """
     values = torch.linalg.svdvals(_rows(features, channel_dim))
     share = values / values.sum()

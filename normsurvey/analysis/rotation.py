@@ -160,10 +160,10 @@ class RotationTracker(Mapping):
 
 
 def equilibrium_angle(lr: float, weight_decay: float, momentum: float = 0.0) -> float:
-    r""":math:`\sqrt{2\eta\lambda / (1 + \alpha)}`, of SGD as in torch: :math:`v \leftarrow \alpha v + g + \lambda
-    w`, dampening 0.
+    r""":math:`\sqrt{2\eta\lambda / (1 + \alpha)}`, of SGD as in torch, with dampening 0.
 
-    It needs a steady norm and :math:`\langle w, g \rangle = 0`, nothing of the gradient's distribution: then
+    A step is along :math:`v \leftarrow \alpha v + g + \lambda w`. The angle needs a steady norm and
+    :math:`\langle w, g \rangle = 0`, nothing of the gradient's distribution: then
     :math:`\cos\Delta = 1 - \eta\lambda / (1 + \alpha)` in the mean (Wan et al., arXiv 2006.08419).
 
     >>> round(equilibrium_angle(lr=0.2, weight_decay=0.01), 4)
