@@ -90,6 +90,25 @@ def test_every_whitening_of_the_catalogue_is_found_and_counted():
     assert kinds == {"zca", "pca", "cholesky", "newton"}
 
 
+def test_no_whitening_is_left_out_in_silence():
+    layers = [n for n, r in ns.catalogue.items() if r.kind == "layer"]
+    examples = {n: ns.create(n, e.num_features, **e.options) for n in layers if (e := ns.catalogue[n].example)}
+    whiten = {n for n, layer in examples.items() if isinstance(layer.operation, ns.Whiten)}
+    counted = {label.split()[0] for label, *_ in lab.whitenings()}
+    assert whiten - counted == set(lab.EXCLUDED) == {"ChannelEquilibrium"} and not counted - whiten
+
+
+def test_a_mixture_with_all_weight_on_one_covariance_is_counted_over_its_area():
+    mixtures = {label: row for label, *row in lab.whitenings() if label.startswith("SwitchableWhitening")}
+    for (label, (layer, shape)), formula in zip(mixtures.items(), (2 * 9, 2 * 2 * 9), strict=True):
+        assert lab.predicted(layer, shape) == formula == lab.deficit(layer, shape, 7).number, label
+
+
+def test_a_whitening_that_keeps_the_mean_takes_the_covariance_alone():
+    found, formula = lab.channel_equilibrium(7)
+    assert found.number == formula == 12 and found.gap < 1e-9
+
+
 def test_plain_layers_of_the_catalogue_are_predicted_from_their_areas():
     layers = dict(lab.plain_layers())
     assert len(layers) >= 12 and {"BatchNorm", "PixelNorm", "MeanOnlyBatchNorm", "GhostBatchNorm"} <= layers.keys()
@@ -162,6 +181,11 @@ def test_wall():
     assert lab.white_share(9, 36, 0) == pytest.approx(3 / 9, rel=1e-3), "four columns, centred: rank 3 of 9"
     plain, restored = (lab.group_whitened(18, 0, channels=36, steps=21, restored=r) for r in (False, True))
     assert restored < plain
+
+
+def test_batch_wall():
+    assert lab.batch_white_share(12, 12, 5) == pytest.approx(11 / 12, abs=1e-4)
+    assert lab.batch_white_share(12, 13, 5) == pytest.approx(1, abs=1e-3)
 
 
 def test_simplex():

@@ -39,6 +39,20 @@ register(
         **_both(Equal(0), 1),
     ),
     Claim(
+        id="R1.whitening_gap",
+        statement="Nor is it for whitenings: Newton's steps have converged, and no soft constraint is counted as hard.",
+        source="the Jacobians of R1.whitenings in float64",
+        measures="largest singular value taken as 0 over the smallest other one, each whitening, worst of 3 seeds",
+        **_both(Below(1e-9), 1e-8),
+    ),
+    Claim(
+        id="R1.mean_kept",
+        statement="A whitening that leaves the mean in takes d less: the d(d+1)/2 of its covariance.",
+        source="the argument of the chapter, on Shao et al., Channel Equilibrium, ICML 2020, arXiv 2003.00214",
+        measures="rank deficit minus areas x d(d+1)/2, the whitening branch of ChannelEquilibrium, each of 3 seeds",
+        **_both(Equal(0), 3),
+    ),
+    Claim(
         id="R1.catalogue",
         statement="The number of areas times the constraints of the operation predicts what any plain layer takes.",
         source="the argument of the chapter",
@@ -86,6 +100,20 @@ register(
         source=f"a reading of {GROUP_WHITENING} that the control of the chapter refutes",
         measures="largest loss beyond the wall, output size restored, over the largest before it, each of 3 seeds",
         **_both(Below(1.5), 3.0, NEGATIVE),
+    ),
+    Claim(
+        id="R1.batch_wall",
+        statement="Batch whitening of d features fails where m samples, centred, have a rank m - 1 below d.",
+        source=f"the argument of the chapter; the count of {GROUP_WHITENING} allows whitening from m > (d+3)/2 on",
+        measures="share of its variance that the output has, d = 12, each m <= d, largest of 3 seeds",
+        **_both(Below(0.99), 1.0),
+    ),
+    Claim(
+        id="R1.batch_white",
+        statement="From m = d + 1 samples on it succeeds.",
+        source="the argument of the chapter",
+        measures="share of its variance that the output has, d = 12, each m > d, smallest of 3 seeds",
+        **_both(Above(0.999), 11 / 12),
     ),
     Claim(
         id="R1.simplex",

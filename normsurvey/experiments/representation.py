@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from normsurvey import Norm, catalogue, create
+from normsurvey import Area, Norm, catalogue, create
 from normsurvey.analysis import Constraints, constraint_number
 from normsurvey.experiments import classifiers as nets
 from normsurvey.experiments.data import digits
@@ -16,10 +16,15 @@ from normsurvey.operations import Center, Scale, Standardize, Whiten
 from normsurvey.operations.deviations import ScaleByDeviation, ScaleByLargest, ScaleByPower, ScaleByRisk
 from normsurvey.recovery import Affine, Recovery
 from normsurvey.statistics import Current, Running
+from normsurvey.statistics.switched import SwitchedWhitening
 from normsurvey.windows import Window
 
 # Newton iterations that make a whitening exact in float64, for the small covariances of this module.
 CONVERGED = 25
+# A logit that leaves nothing to the others: its softmax or sigmoid is 1 in float64.
+ALL = 1e4
+# Layers that whiten and that f (f + 3) / 2 is not about, each with the reason.
+EXCLUDED = {"ChannelEquilibrium": "whitens without taking the mean off, as one of two branches"}
 # Constraints per area of the operations that are neither whitening nor local.
 PER_AREA = {
     Center: 1, Scale: 1, Standardize: 2, ScaleByDeviation: 2, ScaleByPower: 2, ScaleByLargest: 2, ScaleByRisk: 2,
@@ -67,38 +72,67 @@ def deficit(layer: nn.Module, shape: tuple[int, ...], seed: int, device: torch.d
     return constraint_number(layer, generic_input(shape, seed, device))
 
 
+def area_of(layer: Norm) -> Area:
+    """The area that a layer normalizes over; where it mixes statistics over several, that of the largest weight."""
+    if isinstance(layer.statistics, SwitchedWhitening):
+        return layer.statistics.areas[layer.var_weight.argmax()]
+    return layer.area
+
+
 def predicted(layer: Norm, shape: tuple[int, ...]) -> int:
     """Areas times constraints per area: f (f + 3) / 2 for f features whitened together, else :data:`PER_AREA`."""
     if isinstance(layer.operation, Whiten):
-        areas, features, _ = layer.area.matrices(torch.ones(*shape[:2], math.prod(shape[2:]))).shape
+        areas, features, _ = area_of(layer).matrices(torch.ones(*shape[:2], math.prod(shape[2:]))).shape
         return areas * features * (features + 3) // 2
     return PER_AREA[type(layer.operation)] * layer.area.mean(torch.ones(*shape[:2], math.prod(shape[2:]))).numel()
 
 
-def whitenings(device: torch.device | str = "cpu") -> Iterator[tuple[str, Norm, tuple[int, int]]]:
+def whitenings(device: torch.device | str = "cpu") -> Iterator[tuple[str, Norm, tuple[int, ...]]]:
     """(label, layer, shape) of every layer of the catalogue that whitens: all kinds, Newton steps to convergence.
 
-    Found by their operation: whatever whitens and is added to the catalogue is in.
+    Found by their operation: whatever whitens and is added to the catalogue is in, unless :data:`EXCLUDED` names it.
+    Channel Equilibrium is; :func:`channel_equilibrium` counts its branch. Switchable Whitening comes with all of its
+    weight on one covariance. Convolutions that whiten patches, weights and procedures are no layers.
     """
     for name in _layers():
         example = _example(name)
-        if type(example.operation) is not Whiten:
+        if isinstance(example.operation, Whiten) and name not in EXCLUDED:
+            mixed = isinstance(example.statistics, SwitchedWhitening)
+            yield from _switched(name, device) if mixed else _kinds(name, example, device)
+
+
+def channel_equilibrium(seed: int, device: torch.device | str = "cpu") -> tuple[Constraints, int]:
+    """(measured, formula) of Channel Equilibrium's whitening branch alone, P z in the paper's form: the mean stays."""
+    options = {"group_size": 3, "num_iterations": CONVERGED, "paper_form": True}
+    layer = exact("ChannelEquilibrium", 6, device, **options)
+    nn.init.constant_(layer.gate, ALL)
+    return deficit(layer, (4, 6, 3), seed, device), 2 * (3 * 4 // 2)
+
+
+def _kinds(name: str, example: Norm, device: torch.device | str) -> Iterator[tuple[str, Norm, tuple[int, ...]]]:
+    options, shape = _options(name), (8, 6) if example.area.uses_batch else (3, 12)
+    chosen = {k: 3 for k in ("group_size", "num_groups") if k in options}
+    kinds = ("zca", "pca", "cholesky", "newton") if "running" in options else ("zca", "newton")
+    for kind in kinds if "whitening" in options else (None,):
+        extra = {"whitening": kind} if kind else {}
+        if "num_iterations" in options and kind in (None, "newton"):
+            extra["num_iterations"] = CONVERGED
+        try:
+            layer = exact(name, shape[1], device, **chosen, **extra)
+        except ValueError as error:  # a kind that this method does not offer
+            if "whitening=" not in str(error):
+                raise
             continue
-        options, shape = _options(name), (8, 6) if example.area.uses_batch else (3, 12)
-        chosen = {k: 3 for k in ("group_size", "num_groups") if k in options}
-        kinds = ("zca", "pca", "cholesky", "newton") if "running" in options else ("zca", "newton")
-        for kind in kinds if "whitening" in options else (None,):
-            extra = {"whitening": kind} if kind else {}
-            if "num_iterations" in options and kind in (None, "newton"):
-                extra["num_iterations"] = CONVERGED
-            label = f"{name} ({kind})" if kind else name
-            try:
-                layer = exact(name, shape[1], device, **chosen, **extra)
-            except ValueError as error:  # a kind that this method does not offer
-                if "whitening=" not in str(error):
-                    raise
-                continue
-            yield label, layer, shape
+        yield f"{name} ({kind})" if kind else name, layer, shape
+
+
+def _switched(name: str, device: torch.device | str) -> Iterator[tuple[str, Norm, tuple[int, ...]]]:
+    for k, (over, shape) in enumerate({"batch": (2, 6, 4), "sample": (2, 6, 5)}.items()):
+        layer = exact(name, 6, device, group_size=3, num_iterations=CONVERGED)
+        for weight in (layer.mean_weight, layer.var_weight):
+            nn.init.constant_(weight, -ALL)
+            weight.data[k] = ALL
+        yield f"{name} ({over})", layer, shape
 
 
 def plain_layers(device: torch.device | str = "cpu", num_features: int = 4) -> Iterator[tuple[str, Norm]]:
@@ -134,6 +168,13 @@ def white_share(num_groups: int, channels: int, seed: int, device: torch.device 
     layer = create("GroupWhitening", channels, num_groups=num_groups, whitening="zca", eps=1e-10, dtype=torch.float64)
     with torch.no_grad():
         return layer.to(device)(generic_input((8, channels), seed, device)).square().mean().item()
+
+
+def batch_white_share(features: int, samples: int, seed: int, device: torch.device | str = "cpu") -> float:
+    """Output variance of batch whitening of generic samples, of the 1 that a white output has."""
+    layer = create("DecorrelatedBatchNorm", features, group_size=None, eps=1e-12, dtype=torch.float64)
+    with torch.no_grad():
+        return layer.to(device)(generic_input((samples, features), seed, device)).square().mean().item()
 
 
 def group_whitened(
