@@ -1,6 +1,7 @@
 """What the chapter "Conditioning" asserts of Hessians at equal loss, and of the moments that layers see."""
 
 from . import Above, Below, Claim, register
+from .record import NEGATIVE
 
 CHAPTER = "2_theory/conditioning"
 GHORBANI = "Ghorbani, Krishnan and Xiao, ICML 2019, arXiv 1901.10159"
@@ -50,12 +51,12 @@ register(
     ),
     _above(
         "O2.initialisation",
-        "Counter-claim: batch normalization does not always flatten. At torch's default initialisation, before any "
-        "step, the normalized network is the sharper one.",
-        f"{PYHESSIAN}: not always smoother, least so in shallow networks",
+        "Batch normalization flattens the loss everywhere, at torch's default initialisation and before any step too.",
+        f"Common reading of {GHORBANI}; against it {PYHESSIAN}: not always smoother, least so in shallow networks",
         "lambda_1 with over without BN at initialisation, depths 2 and 4, each of 3 seeds",
         2,
         1.0,
+        expected=NEGATIVE,
     ),
     _above(
         "O3.spread_without",
@@ -90,6 +91,6 @@ register(
         "max / min over layers of lambda_max(Sigma_grad) with BN, after 200 steps, each of 3 seeds",
         2,
         1.0,
-        expected="does not hold at this scale",
+        expected=NEGATIVE,
     ),
 )
