@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import normsurvey as ns
-from normsurvey.analysis import Propagation, linear_gram, propagate, scaled
+from normsurvey.analysis import OutputGram, Propagation, linear_gram, propagate, scaled, top_eigenvalues
 from normsurvey.experiments.classifiers import hidden_weights, mlp
 from normsurvey.notebook import progress
 
@@ -35,14 +35,20 @@ def gaussian(*shape: int, seed: int, device: torch.device | str = "cpu") -> Tens
 
 def chain(
     width: int, depth: int, norm: Build = None, activation: Callable[[], nn.Module] = nn.ReLU, *,
-    gain: float = 2**0.5, d_in: int | None = None, outputs: int = 1, seed: int = 0, device: torch.device | str = "cpu",
+    gain: float = 2**0.5, bias: float = 0.0, d_in: int | None = None, outputs: int = 1, seed: int = 0,
+    dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu",
 ) -> nn.Sequential:  # fmt: skip
-    """A perceptron linear1, norm1, act1, linear2, ..., head; weights of variance gain^2 / d_in, biases zero.
+    """A perceptron linear1, norm1, act1, linear2, ..., head; weights of variance gain^2 / d_in.
 
     Args:
+        bias: standard deviation of the biases; layers in front of a norm have none.
         d_in: of the inputs, `width` if None. outputs: of the head.
     """
-    model = mlp((d_in or width, *[width] * depth, outputs), norm, gain=gain, seed=seed, device=device)
+    sizes = (d_in or width, *[width] * depth, outputs)
+    model = mlp(sizes, norm, gain=gain, seed=seed, dtype=dtype, device=device)
+    for k, (name, p) in enumerate(model.named_parameters() if bias else ()):
+        if name.endswith("bias"):
+            p.data.copy_(bias * gaussian(*p.shape, seed=1000 * seed + 700_000 + k))
     return nn.Sequential(
         OrderedDict(
             (name.replace("relu", "act"), activation() if name.startswith("relu") else module)
@@ -117,9 +123,7 @@ def residual_moments(
     names = [f"block{k}" for k in range(1, blocks + 1)]
     both = moments(model, x, ["stem", *names, *(f"{name}.branch" for name in names)], seed)
     parts = slice(0, blocks + 1), slice(blocks + 1, None)
-    return tuple(
-        Propagation(both.names[p], both.second_moment[p], both.variance[p], both.gradient[p]) for p in parts
-    )
+    return tuple(Propagation(both.names[p], both.second_moment[p], both.variance[p], both.gradient[p]) for p in parts)
 
 
 @torch.no_grad()
@@ -157,8 +161,8 @@ def ranks(
 
 def sharpness(
     width: int, samples: int | None = None, norm: Build = None, activation: Callable[[], nn.Module] = nn.ReLU, *,
-    images: Tensor | None = None, per_sample: bool = True, networks: int = 1, depth: int = 3, gain: float = 2**0.5,
-    seed: int = 0, device: torch.device | str = "cpu",
+    images: Tensor | None = None, per_sample: bool = True, networks: int = 1, depth: int = 3, seed: int = 0,
+    dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu", **options,
 ) -> dict[str, float]:  # fmt: skip
     """Largest Fisher eigenvalue, square loss and one output, of a plain chain: "none", "center" and "standardize".
 
@@ -170,19 +174,16 @@ def sharpness(
         images: (M, ...) to draw the inputs from, in place of Gaussian ones with `width` entries.
         per_sample: False where `norm` lets samples interact.
         networks: how many random networks the mean is taken over.
+        options: gain and bias of the `chain`.
     """
-    samples, found = samples or width, []
-    for k in range(networks):
-        one = 1000 * seed + k
-        if images is None:
-            x = gaussian(samples, width, seed=one + 500_000, device=device)
-        else:
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(one))
-            x = images[order[:samples].to(images.device)].flatten(1).to(device)
-        model = chain(width, depth, norm, activation, gain=gain, d_in=x.shape[1], seed=one, device=device)
+    found = []
+    for one in range(1000 * seed, 1000 * seed + networks):
+        x = _inputs(samples or width, width, images, one).to(device, dtype)
+        build = dict(d_in=x.shape[1], seed=one, dtype=dtype, device=device)
+        model = chain(width, depth, norm, activation, **build, **options)
         gram = linear_gram(model, x, per_sample=per_sample)
         kinds = {"none": gram, "center": gram.batch_normalized(scale=False), "standardize": gram.batch_normalized()}
-        found.append([g.eigenvalues()[0].item() for g in kinds.values()])
+        found.append([_largest(g) for g in kinds.values()])
     return dict(zip(kinds, torch.tensor(found, dtype=torch.float64).mean(0).tolist(), strict=True))
 
 
@@ -195,11 +196,24 @@ def sharpness_by_width(widths: Sequence[int], seeds: Iterable[int], **options) -
         options: those of `sharpness`.
     """
     found = [
-        [sharpness(width, networks=max(1, max(widths) // width), seed=seed, **options) for width in widths]
+        [sharpness(width, networks=max(widths) // width, seed=seed, **options) for width in widths]
         for seed in progress(list(seeds), "Fisher matrices by width")
     ]
     kinds = found[0][0]
     return {kind: torch.tensor([[one[kind] for one in row] for row in found], dtype=torch.float64) for kind in kinds}
+
+
+def _inputs(samples: int, width: int, images: Tensor | None, seed: int) -> Tensor:
+    if images is None:
+        return gaussian(samples, width, seed=seed + 500_000)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images[order[:samples].to(images.device)].flatten(1)
+
+
+def _largest(gram: OutputGram) -> float:
+    if len(gram.kernel) <= 256:
+        return gram.eigenvalues()[0].item()
+    return top_eigenvalues(gram.fisher(), k=1, tolerance=1e-3, min_steps=24).values[0].item()
 
 
 def _participation(x: Tensor) -> Tensor:
