@@ -8,7 +8,7 @@ from torch import nn
 
 import normsurvey as ns
 from normsurvey.analysis import layer_rows
-from normsurvey.experiments import layerwise, linear
+from normsurvey.experiments import classifiers, layerwise, linear
 from normsurvey.experiments.classifiers import cross_entropy, mlp
 
 DOUBLE = torch.float64
@@ -56,6 +56,27 @@ def test_whitened_inputs_make_the_implicit_step_parallel():
     torch.testing.assert_close(rows.input.T @ rows.input / 60, torch.eye(8, dtype=DOUBLE), rtol=0, atol=1e-9)
     explicit = -layerwise.target_gradient(model.linear2[1], rows)
     assert layerwise.cosine(layerwise.proximal_step(rows, 100.0), explicit) > 1 - 1e-12
+
+
+def test_regression_blocks_are_those_of_the_outputs_jacobian():
+    model, (x, _) = network()
+    blocks = layerwise.regression_fisher_blocks(model, x)
+    assert list(blocks) == ["linear1", "linear2", "head"]
+    for name, block in blocks.items():
+        weight = model.get_submodule(name).weight
+        rows = torch.stack([torch.autograd.grad(v, weight, retain_graph=True)[0].flatten() for v in model(x).flatten()])
+        torch.testing.assert_close(block.dense(), rows.T @ rows / len(x))
+
+
+def test_without_relu_the_blocks_of_regression_factorise_and_with_it_they_do_not():
+    model, (x, _) = network()
+    linear = layerwise.without_relu(model)
+    torch.testing.assert_close(linear(x) + linear(-x), 2 * linear(torch.zeros_like(x)))
+    assert linear.linear2 is model.linear2
+    for network_, low, high in ((linear, 0.0, 1e-12), (model, 0.05, 1.0)):
+        block = layerwise.regression_fisher_blocks(network_, x, ["linear1"])["linear1"]
+        dense = block.dense()
+        assert low <= (dense - torch.kron(*block.moments)).norm() / dense.norm() < high
 
 
 def test_deflated_inputs_span_the_gradient_behind_a_batch_norm_and_have_the_moment_of_cai():
@@ -150,6 +171,22 @@ def test_networks_train_at_both_scales(name):
     assert model.linear1.in_features == {"digits": 64, "photos": 3072}[name]
     times = dict(layerwise.trained(data, model, 0.1, (0, 5, 40), 0))
     assert list(times) == [0, 5, 40] and math.isnan(times[0]) and times[40] < times[5]
+
+
+@pytest.mark.parametrize(
+    "norm", [None, lambda c: ns.BatchNorm(c, track_running_stats=False)], ids=["none", "BatchNorm"]
+)
+def test_networks_side_by_side_train_as_each_alone(norm):
+    data = {seed: network(seed=seed)[1] for seed in (0, 1)}
+    members = [(0, 0.1), (1, 0.1), (1, 1e150), (0, 0.3)]
+    losses = layerwise.train_side_by_side(lambda seed: network(norm, seed=seed)[0], data, members, 6)
+    for (seed, lr), found in zip(members, losses, strict=True):
+        if lr < 1:
+            stream = classifiers.batches(data[seed], 60, seed)
+            model = network(norm, seed=seed)[0]
+            torch.testing.assert_close(found, classifiers.train(model, stream, classifiers.sgd(model, lr), 6))
+    assert norm is not None or losses[2, -1] == math.inf
+    assert math.isnan(layerwise.largest_stable({0.1: 3.0, 1.0: math.inf}, 2.0))
 
 
 def test_an_unknown_data_set_is_refused():

@@ -8,18 +8,21 @@ where the length is always the best one (Kohler et al., AISTATS 2019, arXiv 1805
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from normsurvey.analysis.conditioning import LayerRows
-from normsurvey.analysis.kronecker import deflated
+from normsurvey.analysis.conditioning import LayerRows, layer_rows
+from normsurvey.analysis.kronecker import FisherBlock, deflated
 from normsurvey.area import Area
 from normsurvey.experiments.classifiers import Data, batches, mlp, sgd, train
 from normsurvey.experiments.data import digits, digits_on_photos
 from normsurvey.experiments.linear import LeastSquares
+from normsurvey.experiments.smoothness import Bank
 from normsurvey.norm import Norm
+from normsurvey.notebook import progress
 from normsurvey.operations import Whiten
 
 
@@ -80,6 +83,28 @@ def proximal_step(rows: LayerRows, strength: float) -> Tensor:
 def cosine(a: Tensor, b: Tensor) -> float:
     """Cosine of the angle between two tensors of one shape."""
     return ((a * b).sum() / (a.norm() * b.norm())).item()
+
+
+def without_relu(model: nn.Sequential) -> nn.Sequential:
+    """The same network, on the same weights, with every ReLU left out: a linear function of its inputs."""
+    return nn.Sequential(OrderedDict((k, m) for k, m in model.named_children() if not isinstance(m, nn.ReLU)))
+
+
+def regression_fisher_blocks(
+    model: nn.Module, inputs: Tensor, layers: Iterable[str] | None = None
+) -> dict[str, FisherBlock]:
+    """Fisher blocks of the linear layers for the square loss, the mean over the model's own labels taken exactly.
+
+    Labels are the outputs plus independent noise of variance 1. Noise in one of C outputs sends back the gradient of
+    that output, so each of the N inputs (N, d) gives C rows, one per output.
+    """
+    count = model(inputs[:1]).shape[1]
+    parts = [layer_rows(model, lambda m, c=c: m(inputs)[:, c].mean(), layers) for c in range(count)]
+    found = {}
+    for name in parts[0]:
+        gradients = torch.cat([part[name].output_gradient for part in parts])
+        found[name] = FisherBlock(parts[0][name].input.repeat(count, 1), math.sqrt(count) * gradients)
+    return found
 
 
 def deflated_inputs(inputs: Tensor, weight: Tensor) -> Tensor:
@@ -199,3 +224,36 @@ def trained(data: Data, model: nn.Module, lr: float, times: tuple[int, ...], see
         losses = torch.cat([losses, train(model, batch, optimizer, time - step)])
         step = time
         yield step, losses[-20:].mean().item() if step else math.nan
+
+
+def train_side_by_side(
+    network: Callable[[int], nn.Module], data: Mapping[int, Data], members: Sequence[tuple[int, float]], steps: int,
+    what: str = "learning rates",
+) -> Tensor:  # fmt: skip
+    """Losses (R, steps) of plain SGD with batches of 128 for R pairs (seed, learning rate); infinite after a blow-up.
+
+    Args:
+        network: maps a seed to a model without running averages.
+        data: training images and labels of each seed.
+    """
+    bank = Bank([network(seed) for seed, _ in members], [lr for _, lr in members])
+    streams = {seed: batches(part, min(128, len(part[0])), seed) for seed, part in data.items()}
+    losses = torch.full((len(members), steps), math.inf, dtype=torch.float64)
+    for step in progress(range(steps), what):
+        drawn = {seed: next(stream) for seed, stream in streams.items()}
+        x, y = (torch.stack([drawn[members[k][0]][part] for k in bank.alive]) for part in (0, 1))
+        values = bank.step(x, y)
+        losses[bank.alive, step] = values.to(losses).nan_to_num(nan=math.inf)
+        bank.keep(values.isfinite())
+        if not bank.alive:
+            break
+    return losses
+
+
+def largest_stable(losses: Mapping[float, float], limit: float) -> float:
+    """The largest learning rate with a loss below the limit; NaN if there is none.
+
+    >>> largest_stable({0.1: 0.5, 1.0: 0.3, 10.0: 2.4}, 2.0)
+    1.0
+    """
+    return max((lr for lr, loss in losses.items() if loss < limit), default=math.nan)
