@@ -182,6 +182,23 @@ def test_first_order_against_sampled_perturbations():
         st.predicted("PCA", x, 8)
 
 
+@pytest.mark.parametrize("kind", st.KINDS)
+def test_batches_side_by_side_do_not_mix(kind):
+    pool, samples = st.cloud(0, 100, probes=2)
+    together = st.outputs(kind, samples, pool, 20, draws=3, seed=4)
+    assert torch.allclose(together, outputs_over_batches(st.layer(kind), samples, pool, 20, draws=3, seed=4))
+
+
+def test_the_disturbance_along_depth_is_that_of_the_network_cut_there():
+    net = st.trained(0, widths=(16, 8), steps=3)
+    found = st.along_depth(net, 8, probes=2, draws=3)
+    assert list(found) == ["norm1", "norm2", "head"] and not net.model.training
+    for cut, name in ((2, "norm1"), (5, "norm2"), (7, "head")):
+        out = outputs_over_batches(net.model[:cut].train(), net.x_test[:2], net.x, 8, draws=3)
+        relative = (disturbance(out) / out.norm(dim=2).mean(1)).mean().item()
+        assert found[name] == pytest.approx(relative, rel=1e-9)
+
+
 def test_pca_does_not_calm_down_on_a_round_cloud_and_does_where_variances_differ():
     sizes = (32, 512)
     words = dict(draws=12, count=2000, probes=2)
@@ -200,9 +217,18 @@ def test_sweep_has_finite_scores_and_learns():
     assert all(found[32]["train"]["accuracy"] > 0.6) and all(found[32]["train"]["loss"] < 1.5)
 
 
+def test_networks_side_by_side_are_those_of_one_seed_each():
+    x, seeds = random(4, 2, 3, 32, 32).float(), (3, 5)
+    both = st.convnets((4, 6), st.small_batch.normalizer("BatchNorm 2", 2), seeds)
+    out = both(x.flatten(1)).unflatten(1, (2, 10))
+    for k, seed in enumerate(seeds):
+        alone = st.nets.convnet((4, 6), lambda c: ns.GhostBatchNorm(c, ghost_size=2), seed=seed, dtype=torch.float32)
+        assert torch.allclose(out[:, k], alone(x[:, k]), atol=1e-5)
+
+
 def test_the_sweep_of_the_full_scale_at_toy_size():
-    found = st.photo_sweep((2, 8), (0,), count=60, batch=8, steps=2, channels=(4, 6))
-    assert found[2]["test"]["loss"].isfinite().all() and found[8]["train"]["accuracy"].shape == (1,)
+    found = st.photo_sweep((2, 8), (0, 1), count=60, batch=8, steps=2, channels=(4, 6))
+    assert found[2]["test"]["loss"].isfinite().all() and found[8]["train"]["accuracy"].shape == (2,)
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +241,9 @@ def test_a_batch_of_everything_leaves_nothing_random(net):
     assert (everyone - st.deterministic(net, net.x_test)).abs().max() < 1e-4
     some = st.monte_carlo(net, net.x_test, 16, 8)
     assert some.std(0).max() > 0.05 and (some.sum(2) - 1).abs().max() < 1e-12
+    assert st.averaged(net, net.x_test, net.y_test, len(net.x), 2) == pytest.approx(1, abs=1e-4)
+    losses = [st.likelihood(p, net.y_test) for p in (some.mean(0), st.deterministic(net, net.x_test))]
+    assert st.averaged(net, net.x_test, net.y_test, 16, 8) == pytest.approx(losses[0] / losses[1], rel=1e-12)
 
 
 def test_temperature_meets_its_confidence(net):

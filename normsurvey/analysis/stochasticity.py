@@ -11,7 +11,7 @@ CVPR 2022, arXiv 2203.10778); drawing them from batches of training data instead
 Monte Carlo batch normalization (Teye, Azizpour and Smith, ICML 2018, arXiv 1802.06455).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,20 @@ def outputs_over_batches(
     >>> outputs_over_batches(nn.Identity(), torch.ones(3, 2), torch.zeros(9, 2), 4, draws=5).shape
     torch.Size([3, 5, 2])
     """
+    batches = batches_around(samples, pool, batch_size, draws=draws, seed=seed)
+    with private_buffers(module):
+        rows = [module(batch)[0] for batch in batches]
+    return torch.stack(rows).unflatten(0, (len(samples), draws))
+
+
+def batches_around(samples: Tensor, pool: Tensor, batch_size: int, *, draws: int, seed: int = 0) -> Iterator[Tensor]:
+    """The mini-batches of `outputs_over_batches`, (batch_size, ...) each: all draws of a sample, then the next sample.
+
+    The sample comes first in its batch.
+
+    Raises:
+        ValueError: as for `outputs_over_batches`, at once.
+    """
     if not 1 <= batch_size <= len(pool) + 1:
         raise ValueError(
             f"batch_size={batch_size} must be between 1 and {len(pool) + 1}, one more than the pool; enlarge the pool"
@@ -55,9 +69,7 @@ def outputs_over_batches(
     if draws < 1:
         raise ValueError(f"draws={draws} must be at least 1")
     others = _draws(pool, batch_size - 1, draws * len(samples), seed)
-    with private_buffers(module):
-        rows = [module(torch.cat([sample[None], next(others)]))[0] for sample in samples for _ in range(draws)]
-    return torch.stack(rows).unflatten(0, (len(samples), draws))
+    return (torch.cat([sample[None], next(others)]) for sample in samples for _ in range(draws))
 
 
 def disturbance(outputs: Tensor) -> Tensor:
@@ -221,7 +233,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     return ((confidence - accuracy).abs() * share).sum().item()
 
 
-def _draws(pool: Tensor, size: int, draws: int, seed: int):
+def _draws(pool: Tensor, size: int, draws: int, seed: int) -> Iterator[Tensor]:
     random = torch.Generator().manual_seed(seed)
     for _ in range(draws):
         yield pool[torch.randperm(len(pool), generator=random)[:size].to(pool.device)]

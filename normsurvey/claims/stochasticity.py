@@ -1,6 +1,7 @@
 """What the chapter "Stochasticity" asserts: the noise of batch statistics, as a regularizer and as uncertainty."""
 
-from . import Above, Below, Between, Claim, register
+from . import Above, Below, Between, register
+from .record import HOLDS, NEGATIVE, claims_of
 
 WHITENING = "Huang et al., An Investigation into the Stochasticity of Batch Whitening, CVPR 2020, arXiv 2003.12327"
 SHIFT = "Huang et al., Delving into the Estimation Shift of Batch Normalization, CVPR 2022, arXiv 2203.10778"
@@ -9,16 +10,11 @@ TEYE = "Teye, Azizpour and Smith, ICML 2018, arXiv 1802.06455"
 PRECISE = "Wu and Johnson, Rethinking 'Batch' in BatchNorm, 2021, arXiv 2105.07576"
 CLOUD = "16 Gaussian features, batches of 32, 64 and 256, each of 3 seeds"
 SWEEP = "512 digits, SGD batch 128"
-HOLDS, NEGATIVE = "holds", "does not hold at this scale"
+_maker = claims_of("2_theory/stochasticity")
 
 
-def _claim(name, criterion, falsifier, *, statement, source, measures, expected=HOLDS):
-    register(
-        Claim(
-            id=name, statement=statement, source=source, measures=measures, quick=criterion, full=criterion,
-            chapter="2_theory/stochasticity", falsifier=falsifier, expected=expected,
-        )
-    )  # fmt: skip
+def _claim(name, criterion, falsifier, *, statement, source, measures, **outcome):
+    register(_maker(name, statement, source, measures, criterion, falsifier, **outcome))
 
 
 # --- G1: the noise of a layer ---------------------------------------------------------------------------
@@ -89,12 +85,13 @@ _claim(
     measures="largest | |y| - 1 | of 200 channels, two samples with two positions, each of 3 seeds",
 )  # fmt: skip
 _claim(
-    "G2.gap", Above(0.9), 0.7,
+    "G2.gap", Between(0.9, 1.5), 2.0,
     statement="Smaller normalization batches, and so more noise, narrow the gap between training and test.",
     source=GHOSTS + ", on large batches of images",
-    measures="largest ratio of the gaps in cross entropy, normalization batch 16 over 128, "
-    f"{SWEEP}, 3 seeds; would have to be below 0.9",
-    expected=NEGATIVE,
+    measures="largest ratio of the gaps in cross entropy to that with normalization batch 128, SGD batch 128, 3 seeds: "
+    "batch 16 on 512 digits at the quick scale, where it would have to be below 0.9; batch 4 on digits on photographs "
+    "at the full scale",
+    expected=NEGATIVE, full=Below(0.9), expected_full=HOLDS,
 )  # fmt: skip
 _claim(
     "G2.accuracy", Below(0.01), 0.05,
@@ -125,6 +122,14 @@ _claim(
     statement="It costs no likelihood on clean digits.",
     source=TEYE,
     measures="largest of the same ratio on clean test digits, 3 seeds; would have to be below 1.05",
+    expected=NEGATIVE,
+)  # fmt: skip
+_claim(
+    "G3.both", Above(1.0), 0.9,
+    statement="With a larger batch the average gains a tenth on noisy digits and costs less than a twentieth on clean.",
+    source=TEYE + "; criterion set before the one trial of larger batches",
+    measures="ratio of the losses on noisy digits / 0.9 or on clean ones / 1.05, the larger, at the better of batches "
+    "of 64 and 128, each of 3 seeds; would have to be below 1",
     expected=NEGATIVE,
 )  # fmt: skip
 _claim(

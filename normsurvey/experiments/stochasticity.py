@@ -1,8 +1,9 @@
 """Noise of batch statistics: how large it is for each operation, and what it does to training and to predictions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from ..analysis.stochasticity import (
     EstimationShift,
+    batches_around,
     calibration_error,
     disturbance,
     estimation_shift,
@@ -17,7 +19,7 @@ from ..analysis.stochasticity import (
     predictions_over_batches,
 )
 from ..catalogue import create
-from ..methods import BatchNorm, GhostBatchNorm
+from ..methods import BatchNorm
 from ..notebook import progress
 from ..procedures import PreciseBatchNorm
 from . import classifiers as nets
@@ -37,10 +39,15 @@ KINDS = {
 # --- The noise of a layer -------------------------------------------------------------------------------
 
 
-def layer(kind: str, features: int = 16, device="cpu") -> nn.Module:
-    """A layer of :data:`KINDS` in float64, without parameters and with hardly any eps."""
+def layer(kind: str, features: int = 16, copies: int = 1, device="cpu") -> nn.Module:
+    """A layer of :data:`KINDS` in float64, without parameters and with hardly any eps.
+
+    Args:
+        copies: layers side by side, in one for ``copies * features`` channels that does not mix them.
+    """
     method_id, options = KINDS[kind]
-    return create(method_id, features, **options, affine=False, eps=1e-12, dtype=torch.float64, device=device)
+    options = {name: size or features for name, size in options.items()}
+    return create(method_id, copies * features, **options, affine=False, eps=1e-12, dtype=torch.float64, device=device)
 
 
 def cloud(
@@ -57,17 +64,22 @@ def cloud(
     return both[probes:].to(device), both[:probes].to(device)
 
 
+def outputs(kind: str, samples: Tensor, pool: Tensor, batch_size: int, *, draws: int, seed: int = 0) -> Tensor:
+    """:func:`outputs_over_batches` of a :func:`layer`, ``(P, draws, d)``: all batches at once, in one wide layer."""
+    batches = batches_around(samples.cpu(), pool.cpu(), batch_size, draws=draws, seed=seed)
+    side_by_side = torch.stack(list(batches), 1).flatten(1).to(samples.device)  # (batch_size, P draws d)
+    norm = layer(kind, samples.shape[1], draws * len(samples), samples.device)
+    with torch.no_grad():
+        return norm(side_by_side)[0].view(len(samples), draws, -1)
+
+
 def disturbances(
     kind: str, seed: int, sizes: Sequence[int], *, draws: int = 30, count: int = 10_000, ratio: float = 1.0,
     probes: int = 5, device="cpu",
 ) -> dict[int, Tensor]:  # fmt: skip
     """Batch size -> disturbance of every probe of a :func:`cloud`, ``(probes,)`` on the CPU."""
     pool, samples = cloud(seed, count, ratio=ratio, probes=probes, device=device)
-    norm = layer(kind, device=device)
-    return {
-        size: disturbance(outputs_over_batches(norm, samples, pool, size, draws=draws, seed=seed)).cpu()
-        for size in sizes
-    }
+    return {size: disturbance(outputs(kind, samples, pool, size, draws=draws, seed=seed)).cpu() for size in sizes}
 
 
 def predicted(kind: str, samples: Tensor, batch_size: int) -> Tensor:
@@ -109,6 +121,9 @@ def off_one(seed: int, positions: int = 1, channels: int = 200, device="cpu") ->
 
 # --- Noise as a regularizer -----------------------------------------------------------------------------
 
+#: Normalization batch -> ``"train"``, ``"test"`` -> ``"loss"``, ``"accuracy"`` -> one value for each seed.
+Swept = dict[int, dict[str, dict[str, Tensor]]]
+
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Mean cross entropy and accuracy of R networks: logits ``(N, R, classes)``, labels ``(R, N)`` -> each ``(R,)``."""
@@ -119,50 +134,62 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def sweep(
     sizes: Sequence[int], seeds: Sequence[int], *, images: int = 512, batch: int = 128, steps: int = 100,
     width: int = 128, lr: float = 0.1, device="cpu",
-) -> dict[int, dict[str, dict[str, Tensor]]]:  # fmt: skip
+) -> Swept:  # fmt: skip
     """Perceptrons on few digits: SGD batch fixed, normalization batch varied -> ``"train"`` and ``"test"`` scores.
 
     Inference uses the statistics of all training images, normalized in training mode as they were in training.
     """
     x, y, x_test, y_test = small_batch.digits_for(seeds, device)
-    x, y, found = x[:, :images], y[:, :images], {}
-    for size in progress(sizes, "normalization batches"):
-        norm = small_batch.normalizer(f"BatchNorm {size}", len(seeds))
-        model = small_batch.perceptrons(norm, seeds, width=width, depth=2)
-        small_batch.train(model, (x, y), seeds, batch=batch, steps=steps, lr=lr, momentum=0.9)
-        PreciseBatchNorm(model).update(list(x.transpose(0, 1).flatten(1)[: images // batch * batch].split(batch)))
-        model.eval()
-        with torch.no_grad():
-            found[size] = {
-                name: scores(model(data.transpose(0, 1).flatten(1)).unflatten(1, (len(seeds), 10)), labels)
-                for name, data, labels in (("train", x, y), ("test", x_test, y_test))
-            }
-    return found
+    data = x[:, :images], y[:, :images], x_test, y_test
+    return _swept(
+        sizes, seeds, lambda norm: small_batch.perceptrons(norm, seeds, width=width, depth=2), data,
+        batch=batch, steps=steps, lr=lr,
+    )  # fmt: skip
 
 
 def photo_sweep(
-    sizes: Sequence[int], seeds: Sequence[int], *, count: int = 10_000, batch: int = 128, steps: int = 3000,
+    sizes: Sequence[int], seeds: Sequence[int], *, count: int = 4000, batch: int = 128, steps: int = 1000,
     channels: Sequence[int] = (32, 64, 128, 256), lr: float = 0.1, device="cpu",
-) -> dict[int, dict[str, dict[str, Tensor]]]:  # fmt: skip
-    """The same for convolutional networks on digits on photographs, one seed after the other."""
-    found = {size: {"train": [], "test": []} for size in sizes}
-    for seed in seeds:
-        x, y, x_test, y_test = (t.to(device) for t in digits_on_photos(count, seed))
-        for size in progress(sizes, f"photographs, seed {seed}"):
-            model = nets.convnet(
-                channels, lambda c, g=size: GhostBatchNorm(c, ghost_size=g), seed=seed, dtype=x.dtype, device=device
-            )
-            nets.train(model, nets.batches((x, y), batch, seed), nets.sgd(model, lr, momentum=0.9), steps)
-            PreciseBatchNorm(model).update(list(x[: len(x) // batch * batch].split(batch)), 20)
-            model.eval()
-            for name, data, labels in (("train", x, y), ("test", x_test, y_test)):
-                with torch.no_grad():
-                    logits = torch.cat([model(part) for part in data.split(500)])
-                found[size][name].append(scores(logits[:, None], labels[None]))
-    return {
-        size: {name: {k: torch.cat([r[k] for r in rows]) for k in rows[0]} for name, rows in parts.items()}
-        for size, parts in found.items()
-    }
+) -> Swept:  # fmt: skip
+    """The same for convolutional networks on digits on photographs, half of which are for training."""
+    splits = [digits_on_photos(count, seed, test_size=0.5) for seed in seeds]
+    data = [torch.stack(part).to(device) for part in zip(*splits, strict=True)]
+    return _swept(
+        sizes, seeds, lambda norm: convnets(channels, norm, seeds), data, batch=batch, steps=steps, lr=lr
+    )  # fmt: skip
+
+
+def convnets(channels: Sequence[int], norm: small_batch.Norms, seeds: Sequence[int]) -> nn.Sequential:
+    """R networks of :func:`classifiers.convnet`, side by side: ``(B, R * 3 * 32 * 32)`` -> ``(B, R * 10)``."""
+    networks, singles = len(seeds), [nets.convnet(channels, seed=seed, dtype=torch.float32) for seed in seeds]
+    layers: list[nn.Module] = [nn.Unflatten(1, (networks * 3, 32, 32))]
+    for k, (fan_in, fan_out) in enumerate(pairwise((3, *channels)), start=1):
+        words = dict(stride=1 + (k > 1), padding=1, groups=networks, bias=False)
+        conv = nn.Conv2d(networks * fan_in, networks * fan_out, 3, **words)
+        conv.weight.data.copy_(torch.cat([getattr(single, f"conv{k}").weight for single in singles]))
+        layers += [conv, norm(fan_out), nn.ReLU()]
+    head = small_batch.Linears(channels[-1], 10, seeds)
+    head.weight.data.copy_(torch.stack([single.head.weight.T for single in singles]))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+
+def _swept(sizes, seeds, build: Callable[[small_batch.Norms], nn.Module], data, *, batch, steps, lr) -> Swept:
+    x, y, x_test, y_test = data
+    flat = {"train": (x.transpose(0, 1).flatten(1), y), "test": (x_test.transpose(0, 1).flatten(1), y_test)}
+    known, found = flat["train"][0], {}
+    for size in progress(sizes, "normalization batches"):
+        model = build(small_batch.normalizer(f"BatchNorm {size}", len(seeds)))
+        small_batch.train(model, (x, y), seeds, batch=batch, steps=steps, lr=lr, momentum=0.9)
+        PreciseBatchNorm(model).update(list(known[: len(known) // batch * batch].split(batch)))
+        model.eval()
+        found[size] = {name: scores(_logits(model, *both), both[1]) for name, both in flat.items()}
+    return found
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """``(N, R, classes)``, in parts that fit into memory."""
+    return torch.cat([model(part) for part in x.split(512)]).unflatten(1, (len(labels), -1))
 
 
 # --- Predictions ----------------------------------------------------------------------------------------
@@ -195,6 +222,36 @@ def trained(
     return Trained(model.eval(), x, x_test, y_test)
 
 
+class Taps(nn.Module):
+    """What every norm and the head of a perceptron put out, side by side: ``(N, d)`` -> ``(N, all features)``."""
+
+    def __init__(self, model: nn.Sequential):
+        super().__init__()
+        self.model, self.widths = model, {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the model once, and keep the width of every part."""
+        found = []
+        for name, module in self.model.named_children():
+            x = module(x)
+            if name.startswith(("norm", "head")):
+                found.append(x)
+                self.widths[name] = x.shape[1]
+        return torch.cat(found, 1)
+
+
+def along_depth(net: Trained, batch_size: int, *, probes: int = 5, draws: int = 30) -> dict[str, float]:
+    """Disturbance of test inputs by training batches, over the size of the output, at every norm and at the head."""
+    taps = Taps(net.model).train()
+    out = outputs_over_batches(taps, net.x_test[:probes], net.x, batch_size, draws=draws)
+    taps.eval()
+    parts = out.split(list(taps.widths.values()), dim=2)
+    return {
+        name: (disturbance(part) / part.norm(dim=2).mean(1)).mean().item()
+        for name, part in zip(taps.widths, parts, strict=True)
+    }
+
+
 def noisy(x: Tensor, sigma: float, seed: int, copies: int = 1) -> Tensor:
     """Images with Gaussian noise of deviation ``sigma``, in units of the deviation of all pixels.
 
@@ -225,6 +282,12 @@ def monte_carlo(net: Trained, x: Tensor, batch: int = 64, draws: int = 64, seed:
 def likelihood(probabilities: Tensor, labels: Tensor) -> float:
     """Mean negative log-likelihood, in nats."""
     return F.nll_loss(probabilities.clamp_min(1e-30).log(), labels).item()
+
+
+def averaged(net: Trained, x: Tensor, labels: Tensor, batch: int = 64, draws: int = 64, seed: int = 0) -> float:
+    """Negative log-likelihood of the average over training batches, over that with statistics of all of them."""
+    average = monte_carlo(net, x, batch, draws, seed).mean(0)
+    return likelihood(average, labels) / likelihood(deterministic(net, x), labels)
 
 
 def entropy(probabilities: Tensor) -> Tensor:
