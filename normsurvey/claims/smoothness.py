@@ -8,7 +8,6 @@ SANTURKAR = "Santurkar et al., How does batch normalization help optimization?, 
 BJORCK = "Bjorck et al., Understanding batch normalization, NeurIPS 2018, arXiv 1806.02375"
 ARMS = "without over with BN"
 
-
 _claim = claims_of(CHAPTER)
 
 register(
@@ -73,10 +72,18 @@ register(
         "O1.covariate_shift_large_rate",
         "Nor does batch normalization reduce the internal covariate shift at a larger learning rate.",
         f"{SANTURKAR}, definition 2.1 and figure 2, read as a statement on every learning rate",
-        "cosine of the shift with BN - without, mean of layers and the first 100 steps at rate 0.05, each of 3 seeds",
+        "cosine of the shift with BN - without, mean of layers and 100 first steps, rates 0.05, 0.1, each of 3 seeds",
         Above(0.1),
         0.0,
         NEGATIVE,
+    ),
+    _claim(
+        "O1.covariate_shift_settled",
+        "Later in the same runs, once the plain network no longer bounces, batch normalization makes no difference.",
+        f"Control of the claim before it, in this chapter; the definition is that of {SANTURKAR}",
+        "|cosine of the shift with BN - without|, mean of layers and steps 300 to 500 at rate 0.05, each of 3 seeds",
+        Below(0.1),
+        0.4,
     ),
     _claim(
         "O1.noise",
@@ -112,11 +119,12 @@ register(
     ),
     _claim(
         "O8.best_accuracy",
-        "Each at its best learning rate, both networks are about equally good: at this scale BN gives robustness.",
-        f"Measured here; for larger networks see {BJORCK}",
-        "|best with BN - best without| over rates, of the median test accuracy of 3 seeds",
+        "Each at its own best learning rate, the batch-normalized network is more accurate by several points.",
+        f"Common reading of {BJORCK}, who train larger networks",
+        "|best with BN - best without| over rates, test accuracy, mean of the last 50 steps, each of 3 seeds",
         Below(0.03),
         0.1,
+        NEGATIVE,
     ),
     _claim(
         "O8.small_rate",
