@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import normsurvey as ns
-from normsurvey.analysis import equilibrium_angle_adamw, equilibrium_norm
+from normsurvey.analysis import equilibrium_angle_adamw, equilibrium_norm, equilibrium_norm_adamw
 from normsurvey.experiments import classifiers as nets
 from normsurvey.experiments import equilibrium as eq
 from normsurvey.experiments.data import digits, digits_on_photos
@@ -63,6 +63,17 @@ def test_side_by_side_is_alone(norm, data):
     assert (got.losses[:, 0, 0] - got.losses[:, 1, 0]).abs().max() > 1e-3, "arms differ"
 
 
+def test_some_arms_go_on_alone(data):
+    ensemble = eq.population(ARMS, NORM, seeds=SEEDS, widths=WIDTHS, dtype=torch.float64)
+    eq.train_arms(ensemble, eq.side_by_side(streams(data)), ARMS, 3)
+    some = {label: ARMS[label] for label in ("sgd", "adamw")}
+    part = ensemble.only(list(some))
+    alone = eq.train_arms(part, eq.side_by_side(streams(data)), some, 5)
+    whole = eq.train_arms(ensemble, eq.side_by_side(streams(data)), ARMS, 5)
+    torch.testing.assert_close(alone.losses, whole.losses[:, [0, 2]], rtol=1e-9, atol=1e-9)
+    assert list(alone.rotations) == list(some)
+
+
 def test_the_full_scale_path():
     images = [digits_on_photos(60, seed)[:2] for seed in SEEDS]
     ensemble = eq.population(ARMS, NORM, seeds=SEEDS, channels=(4, 6), dtype=torch.float32)
@@ -83,10 +94,29 @@ def test_an_equilibrium_is_reached_and_not_without_decay(data):
     ensemble = eq.population(arms, NORM, seeds=SEEDS, widths=WIDTHS, dtype=torch.float64)
     noisy = [eq.noisy(part, 0.2, seed) for seed, part in enumerate(data)]
     got = eq.train_arms(ensemble, eq.side_by_side(streams(noisy)), arms, 400, when=eq.last_quarter(400))
-    table = eq.ratios(eq.Training(got.losses, {"decay": got.rotations["decay"]}), arms, ensemble, 400)
+    table = eq.ratios(got, {"decay": arms["decay"]}, ensemble, 400)
     assert table.angle_ratio.between(0.93, 1.07).all() and table.norm_ratio.between(0.93, 1.07).all()
     for layer, r in got.rotations["none"].items():
         assert (r.last(100).rms_angle < 0.8 * got.rotations["decay"][layer].last(100).rms_angle).all()
+
+
+def test_a_norm_that_is_not_steady_sets_the_angle(data):
+    arms = {"long": eq.Arm(0.1, 0.02), "short": eq.Arm(0.1, 0.02)}
+    ensemble = eq.population(arms, NORM, seeds=SEEDS, widths=WIDTHS, dtype=torch.float64)
+    eq.rescale(ensemble, "short", 0.3)
+    got = eq.train_arms(ensemble, eq.side_by_side(streams(data)), arms, 200)
+    table = eq.ratios(got, arms, ensemble, 200)
+    assert (table.drift - table.angle_ratio).abs().max() < 0.03 < (table.drift - 1).abs().max()
+
+
+def test_adamw_starts_at_its_norm_and_nothing_else_does():
+    ensemble = eq.population(ARMS, NORM, seeds=SEEDS, widths=WIDTHS, dtype=torch.float64)
+    before = ensemble.weights["sgd"]["linear1"].clone()
+    eq.settle(ensemble, ARMS)
+    for w in ensemble.weights["adamw"].values():
+        target = equilibrium_norm_adamw(0.01, 0.1, w[0].numel())
+        torch.testing.assert_close(w.flatten(1).norm(dim=1), torch.full((2,), target, dtype=torch.float64))
+    assert torch.equal(before, ensemble.weights["sgd"]["linear1"])
 
 
 def test_frozen_head_and_scaled_weights(data):

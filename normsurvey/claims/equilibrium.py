@@ -73,11 +73,21 @@ register(
     ),
     _claim(
         "S5.never_decayed",
-        "Without decay from the first step on the angle falls all along.",
+        "Without decay from the first step on the angle falls all along, from torch's initial scale.",
         f"Control; {MOTION}",
         f"angle per step in the last quarter / in the first quarter of the steps, eta 0.2, lambda 0, {EACH}",
         Below(0.65),
         1.0,
+    ),
+    _claim(
+        "S5.never_decayed_long",
+        "So it does in as many steps from longer weights, of He's initial scale.",
+        f"Control; {MOTION}",
+        "the same ratio from a start 2.4 times as long, of the layer where it is largest, each of 3 seeds",
+        Above(0.65),
+        0.2,
+        NEGATIVE,
+        full=Above(0.3),
     ),
     _claim(
         "S5.plain_spread",

@@ -5,6 +5,7 @@ a batched product for all linear layers, a grouped convolution, one norm over al
 so each trains as it would alone, at a fraction of the overhead.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -101,6 +102,17 @@ class Ensemble(nn.Module):
             else:
                 x = layer(x)
         return x.permute(2, 1, 0)
+
+    def only(self, labels: Sequence[str]) -> "Ensemble":
+        """These arms, in the order that they have here, as an ensemble of their own with parameters of its own."""
+        part, kept = copy.deepcopy(self), torch.tensor([label in labels for label in self.weights])
+        part.size = self.size // len(kept) * int(kept.sum())
+        part.weights = nn.ModuleDict({label: arm for label, arm in part.weights.items() if label in labels})
+        for module in part.norms.values():
+            module.num_features = module.num_features // len(kept) * int(kept.sum())
+        for p in [*part.others.parameters(), *part.norms.parameters()]:
+            p.data = p.data.unflatten(0, (len(kept), -1))[kept.to(p.device)].flatten(0, 1)
+        return part
 
     def _multiplied(self, name: str, layer: nn.Module, x: Tensor) -> Tensor:
         arms = [arm[name] for arm in self.weights.values()] if name != "head" else [self.others["head_weight"]]
@@ -200,22 +212,58 @@ def last_quarter(steps: int) -> Callable[[int], bool]:
 
 
 def ratios(training: Training, arms: Mapping[str, Arm], ensemble: Ensemble, steps: int) -> pd.DataFrame:
-    """Measured over predicted, a row for each arm, layer and seed, in the last quarter of `steps` steps.
+    """Measured over predicted, a row for each of these `arms`, layer and seed, in the last quarter of `steps` steps.
 
-    Columns: arm, layer, seed; angle and norm measured, their predictions, and the ratios of the two.
+    Columns: arm, layer, seed; angle and norm measured, their predictions, and the ratios of the two; drift, the ratio
+    of angles that SGD without momentum would have by the change of the norm alone.
     """
     rows = []
-    for label, layers in training.rotations.items():
-        for layer, whole in layers.items():
+    for label in arms:
+        for layer, whole in training.rotations[label].items():
             end, size = whole.last(steps // 4), ensemble.weights[label][layer][0].numel()
             norms = arms[label].norm(end.rms_gradient, size)
-            for seed, (angle, norm, predicted) in enumerate(zip(end.rms_angle, end.rms_norm, norms, strict=True)):
+            measured = zip(end.rms_angle, end.rms_norm, norms, drifting(end, arms[label]), strict=True)
+            for seed, (angle, norm, predicted, drift) in enumerate(measured):
                 rows.append(
                     dict(arm=label, layer=layer, seed=seed, angle=angle.item(), predicted_angle=arms[label].angle,
-                         norm=norm.item(), predicted_norm=predicted.item())
+                         norm=norm.item(), predicted_norm=predicted.item(), drift=drift.item())
                 )  # fmt: skip
     table = pd.DataFrame(rows)
     return table.assign(angle_ratio=table.angle / table.predicted_angle, norm_ratio=table.norm / table.predicted_norm)
+
+
+def drifting(rotation: Rotation, arm: Arm) -> Tensor:
+    """Angle over sqrt(2 eta lambda) of a scale-invariant weight whose norm is not steady, under SGD, (S,).
+
+    By orthogonality cos = (1 - eta lambda) r_t / r_(t+1); a norm that grows by a share d per step adds d to
+    eta lambda. NaN for another optimizer.
+    """
+    if arm.optimizer != "sgd" or arm.momentum:
+        return torch.full_like(rotation.norms[0], torch.nan)
+    growth = (rotation.norms[-1] / rotation.norms[0]).log() / (rotation.steps[-1] - rotation.steps[0])
+    return (1 + growth / (arm.lr * arm.weight_decay)).clamp_min(0).sqrt()
+
+
+def waning(rotation: Rotation, steps: int, every: int = 10) -> Tensor:
+    """Angle in the last quarter of `steps` steps over that in the first, (S,), of every tenth step.
+
+    >>> quarters = torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64).repeat_interleave(10)[:, None]
+    >>> waning(Rotation(torch.arange(40), *[quarters] * 4), 40).item()
+    0.25
+    """
+    step, squares = rotation.steps, rotation.angles.square()
+    first, last = ((step % every == 0) & part for part in (step < steps // 4, step >= steps - steps // 4))
+    return (squares[last].mean(0) / squares[first].mean(0)).sqrt()
+
+
+@torch.no_grad()
+def settle(ensemble: Ensemble, arms: Mapping[str, Arm]) -> None:
+    """Gives the weights of the AdamW arms their norm of equilibrium, which is known beforehand."""
+    for label, arm in arms.items():
+        if arm.optimizer == "adamw":
+            for w in ensemble.weights[label].values():
+                target = equilibrium_norm_adamw(arm.lr, arm.weight_decay, w[0].numel())
+                w.mul_(target / w.flatten(1).norm(dim=1).view(-1, *[1] * (w.dim() - 1)))
 
 
 @torch.no_grad()
@@ -263,4 +311,4 @@ def _optimizers(ensemble: Ensemble, arms: Mapping[str, Arm], rest_lr: float | No
     if rest_lr is not None:
         groups["sgd"].append({"params": rest, "lr": rest_lr})
     kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
-    return {kind: kinds[kind](several, foreach=True) for kind, several in groups.items() if several}
+    return {kind: kinds[kind](several, fused=True) for kind, several in groups.items() if several}
