@@ -310,5 +310,7 @@ def test_norm_growth_of_orthogonal_and_other_steps():
     assert norm_growth_error(w, w + step) == 0
     assert norm_growth_error(w, w + w, relative_to="step") == pytest.approx(2)
     assert norm_growth_error(w, w + w) == pytest.approx(0.5)
+    w, tiny = torch.tensor([1.0, 1.0], dtype=torch.float64), torch.tensor([1e-4, -1e-4], dtype=torch.float64)
+    assert norm_growth_error(1e3 * w, 1e3 * w + tiny, "step") < 1e-5  # of the stored weights' rounding, 1e-13 / 1e-8
     with pytest.raises(ValueError, match="relative_to='loss'"):
         norm_growth_error(w, w, relative_to="loss")

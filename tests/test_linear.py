@@ -64,6 +64,17 @@ def test_blocked_directions_are_seen_to_be_open_without_normalization(seed):
     assert min(backward.blocked_by_whitening(gradient, x, y).values()) > 1e-6
 
 
+def test_the_closed_form_counts_the_gain_and_the_gains_are_not_trivial():
+    x, _ = linear.random_inputs(0, samples=20, features=6, decades=0.0)
+    layer = backward.with_random_gains(ns.BatchNorm(6, eps=0.0).double())
+    assert (layer.weight.abs() >= 0.5).all() and layer.weight.min() < 0 < layer.weight.max()
+    _, upstream, gradient = backward.input_gradient(layer, x)
+    x_hat, deviation = (x - x.mean(0)) / x.std(0, correction=0), x.std(0, correction=0)
+    exact = backward.standardize_backward(x_hat, upstream, deviation, layer.weight.detach())
+    torch.testing.assert_close(gradient, exact)
+    assert not torch.allclose(gradient, backward.standardize_backward(x_hat, upstream, deviation))
+
+
 def test_adjoint_of_the_inverse_root_agrees_with_autograd_where_gaps_are_wide():
     cov = backward.covariance_with_gap(0.2, seed=3)
     upstream = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -7,6 +7,7 @@ import torch
 from contract import draw
 
 import normsurvey as ns
+from normsurvey.experiments import operations as experiments
 
 F64 = {"dtype": torch.float64}
 
@@ -283,10 +284,14 @@ LAYERS = {
 }  # fmt: skip
 CASES = [(method_id, options) for method_id, variants in LAYERS.items() for options in variants]
 EXTREMES = {
-    "constant": lambda z: torch.full_like(z, 3.3), "zero": torch.zeros_like,
-    "one zero channel": lambda z: z * (torch.arange(6) > 0).view(1, 6, 1, 1), "mean 1e4": lambda z: z + 1e4,
-    "mean 1e4, constant": lambda z: torch.full_like(z, 1e4 / 3), "1e-20": lambda z: z * 1e-20,
-    "1e12": lambda z: z * 1e12, "1e18": lambda z: z * 1e18,
+    "constant": lambda z: torch.full_like(z, 3.3),
+    "zero": torch.zeros_like,
+    "one zero channel": lambda z: z * (torch.arange(6) > 0).view(1, 6, 1, 1),
+    "mean 1e4": lambda z: z + 1e4,
+    "mean 1e4, constant": lambda z: torch.full_like(z, 1e4 / 3),
+    "1e-20": lambda z: z * 1e-20,
+    "1e12": lambda z: z * 1e12,
+    "1e18": lambda z: z * 1e18,
     "one outlier": lambda z: z.index_put((torch.tensor(0),) * 4, torch.tensor(1e12)),
 }
 
@@ -304,3 +309,31 @@ def test_nothing_is_infinite_at_the_edges_of_float32(method_id, options, extreme
         assert y.isfinite().all() and leaf.grad.isfinite().all()
         assert all(b.isfinite().all() for b in layer.buffers())
         assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("name", list(experiments.DETACHED))
+def test_the_closed_form_of_the_detached_variants_is_the_layers_own_gradient(name, eps=0.1):
+    x, g = torch.randn(2, 3, 7, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    layer = experiments.detached(name, eps)
+    one, other = (x.clone().requires_grad_() for _ in range(2))
+    y, z = layer(one.flatten(0, 1)).view_as(x), experiments.normalize(other, name, eps)
+    torch.testing.assert_close(y, z)
+    torch.testing.assert_close(torch.autograd.grad(y, one, g), torch.autograd.grad(z, other, g))
+
+
+def test_stacked_layers_start_as_those_of_torch_or_plain():
+    layers = experiments.stacked_layers((8, 16, 4), seeds=(0, 1), copies=3)
+    assert [p["weight"].shape for p in layers] == [(6, 8, 16), (6, 16, 4)] and layers[0]["gain"].shape == (6, 1, 16)
+    assert layers[0]["weight"].abs().max() <= 8**-0.5 and layers[1]["bias"].abs().max() <= 16**-0.5
+    for weight in (p["weight"] for p in layers):
+        assert torch.equal(weight[0], weight[2]) and not torch.equal(weight[0], weight[3])
+    plain = experiments.stacked_layers((400, 400, 4), seeds=(0,), copies=1, plain=True)
+    assert [list(p) for p in plain] == [["weight"], ["weight"]]
+    assert plain[0]["weight"].var().item() == pytest.approx(2 / 400, rel=0.05)
+
+
+def test_runs_that_are_trained_together_do_not_notice_each_other():
+    both = experiments.train_together("mean detached", (0.01, 0.1), (0, 1), steps=3, depth=2, width=8)
+    alone = experiments.train_together("mean detached", (0.1,), (1,), steps=3, depth=2, width=8)
+    torch.testing.assert_close(both[1, 1], alone[0, 0])
+    assert not torch.allclose(both[1, 0], alone[0, 0])

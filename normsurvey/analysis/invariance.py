@@ -108,9 +108,10 @@ def norm_growth_error(before: Tensor, after: Tensor, relative_to: str = "weight"
     """
     if relative_to not in ("weight", "step"):
         raise ValueError(f"relative_to={relative_to!r} must be 'weight' or 'step'")
-    step = (after - before).square().sum()
-    error = (after.square().sum() - before.square().sum() - step).abs()
-    return (error / (step if relative_to == "step" else after.square().sum())).item()
+    # <w+ - w, w+ + w> is the difference of squares without its cancellation
+    difference = after - before
+    step, growth = difference.square().sum(), (difference * (after + before)).sum()
+    return ((growth - step).abs() / (step if relative_to == "step" else after.square().sum())).item()
 
 
 def _randn(shape, like: Tensor, random: torch.Generator) -> Tensor:

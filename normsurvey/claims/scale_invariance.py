@@ -66,11 +66,18 @@ register(
         "|c g(cw) - g(w)| / |g(w)| at c = 0.01 and eps = 1e-5, BN, each of 3 seeds",
         1e-2,
     ),
+    _control(
+        "S1.plain",
+        "A network without a norm breaks each of the four laws.",
+        "Definition of the network: its loss does see the size of a weight",
+        "the same four errors without a norm, smallest over the matrices and over c, each of 3 seeds",
+        1e-2,
+    ),
     _exact(
         "S2.pythagoras",
         "A step of SGD without decay adds its own squared length to that of the weight.",
         EULER,
-        "| |w+|^2 - |w|^2 - |eta g|^2 | / |w+|^2, worst of 100 steps, each of 3 seeds",
+        "| |w+|^2 - |w|^2 - |step|^2 | / |step|^2, worst of 100 steps, each of 3 seeds",
         1e-12,
     ),
     _control(

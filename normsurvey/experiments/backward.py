@@ -6,22 +6,34 @@ Written from the mathematics, to check the layers of the package, or to contrast
 import torch
 
 
-def standardize_backward(x_hat, upstream, deviation):
-    r"""Gradient of standardizing over a batch, in closed form.
+def standardize_backward(x_hat, upstream, deviation, gain=1.0):
+    r"""Gradient of batch normalization in closed form.
 
     .. math::
-        \frac{\partial L}{\partial x} = \frac{1}{m\sigma}
+        \frac{\partial L}{\partial x} = \frac{\gamma}{m\sigma}
         \left(m\,u - \sum u - \hat x \langle u, \hat x\rangle\right)
 
     Args:
         x_hat: standardized batch ``(m, d)``.
-        upstream: :math:`u`, the gradient with respect to ``x_hat``, ``(m, d)``.
+        upstream: :math:`u`, the gradient with respect to the output :math:`\gamma \hat x + \beta`, ``(m, d)``.
         deviation: :math:`\sigma` of each feature, ``(d,)``.
+        gain: :math:`\gamma` of each feature, ``(d,)``.
 
     Source: Ioffe and Szegedy, ICML 2015, arXiv 1502.03167, section 3, collected into one line.
     """
     m = len(x_hat)
-    return (m * upstream - upstream.sum(0) - x_hat * (upstream * x_hat).sum(0)) / (m * deviation)
+    return gain * (m * upstream - upstream.sum(0) - x_hat * (upstream * x_hat).sum(0)) / (m * deviation)
+
+
+def with_random_gains(layer, seed=0):
+    """The layer, its gains drawn from [0.5, 2] with either sign and its biases from a Gaussian."""
+    generator = torch.Generator().manual_seed(seed)
+    gain = 0.5 + 1.5 * torch.rand(layer.weight.shape, generator=generator, dtype=torch.float64)
+    sign = 2.0 * torch.randint(2, layer.weight.shape, generator=generator) - 1
+    with torch.no_grad():
+        layer.weight.copy_(gain * sign)
+        layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator, dtype=torch.float64))
+    return layer
 
 
 def input_gradient(layer, x, seed=0):
@@ -37,14 +49,14 @@ def input_gradient(layer, x, seed=0):
     return y.detach(), upstream, gradient
 
 
-def blocked_per_feature(gradient, y):
-    """Largest cosine over the features of a gradient ``(m, d)`` with the ones and with the output."""
+def blocked_per_feature(gradient, x_hat):
+    """Largest cosine over the features of a gradient ``(m, d)`` with the ones and with the standardized batch."""
 
     def cosine(direction):
         products = (gradient * direction).sum(0).abs()
         return (products / (gradient.norm(dim=0) * direction.norm(dim=0))).max().item()
 
-    return {"with 1": cosine(torch.ones_like(y)), "with the output": cosine(y)}
+    return {"with 1": cosine(torch.ones_like(x_hat)), "with the output": cosine(x_hat)}
 
 
 def blocked_by_whitening(gradient, x, y):
