@@ -9,6 +9,7 @@ $$ s_{t+1} = s_t + \frac{G_t^2}{s_t}, \qquad s_{t+1} \ge 2\,G_t, \qquad
 (after Arora, Li and Lyu, ICLR 2019, arXiv 1812.03981). Many runs that differ in their rates are trained at once.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -184,6 +185,19 @@ def for_each(streams: Sequence[Iterator[Data]], copies: int) -> Iterator[Data]:
     """A batch for each of R = len(streams) * copies runs: x (R, B, ...), y (R, B), first all copies of the first."""
     for batch in zip(*streams, strict=True):
         yield tuple(torch.stack(part).repeat_interleave(copies, 0) for part in zip(*batch, strict=True))
+
+
+def interrupted(data: Data, size: int, every: int, seed: int = 0) -> Iterator[Data]:
+    """Batches of a size, drawn with replacement, without end; each `every`-th is all of the data instead.
+
+    >>> stream = interrupted((torch.zeros(4, 1), torch.arange(4)), 2, every=3)
+    >>> [len(next(stream)[1]) for _ in range(6)]
+    [2, 2, 4, 2, 2, 4]
+    """
+    random = torch.Generator().manual_seed(seed)
+    for step in itertools.count(1):
+        chosen = torch.randint(len(data[1]), (size,), generator=random).to(data[1].device)
+        yield data if step % every == 0 else tuple(part[chosen] for part in data)
 
 
 def _step(p: Tensor, g: Tensor, buffer: Tensor, lrs: Tensor, weight_decays, momenta, projected) -> Tensor:
