@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from normsurvey.analysis import output_gram, scaling_exponent
+from normsurvey.analysis import linear_gram, output_gram, scaling_exponent
 from normsurvey.experiments import mean_field as mf
 from normsurvey.experiments.data import digits_on_photos
 from normsurvey.plots import depth as plots
@@ -84,6 +84,28 @@ def test_sharpness_grows_with_the_width_unless_the_mean_is_removed():
     found = [mf.sharpness(w, networks=8) for w in widths]
     slopes = {name: scaling_exponent(widths, [f[name] for f in found]) for name in found[0]}
     assert slopes["none"] > 0.7 and abs(slopes["center"]) < 0.3 and abs(slopes["standardize"]) < 0.4
+
+
+def test_biases_give_tanh_the_outlier_that_relu_has():
+    tanh = dict(activation=nn.Tanh, gain=3**0.5, networks=4)
+    odd, biased = mf.sharpness(64, **tanh), mf.sharpness(64, bias=0.8, **tanh)
+    assert odd["none"] < 1.5 * odd["center"] and biased["none"] > 4 * biased["center"]
+    few = [mf.sharpness(width, 16, bias=0.8, **tanh) for width in (64, 256)]
+    assert min(few[1][kind] / few[0][kind] for kind in few[0]) > 1.5
+
+
+def test_biases_have_the_deviation_asked_for_and_norms_none_in_front():
+    model = mf.chain(400, 2, bias=0.8)
+    assert [m.bias.std().item() for m in (model.linear1, model.linear2)] == pytest.approx([0.8, 0.8], rel=0.15)
+    names = [n for n, _ in mf.chain(8, 2, BN, bias=0.8).named_parameters() if n.endswith("bias")]
+    assert names == ["head.bias"]
+
+
+def test_large_matrices_in_single_precision_agree_with_a_dense_solver():
+    found = mf.sharpness(96, samples=300, dtype=torch.float32)
+    gram = linear_gram(mf.chain(96, 3), mf.gaussian(300, 96, seed=500_000), per_sample=True)
+    truth = [gram, gram.batch_normalized(scale=False), gram.batch_normalized()]
+    assert list(found.values()) == pytest.approx([g.eigenvalues()[0].item() for g in truth], rel=1e-3)
 
 
 def test_images_are_drawn_from_what_is_given():
