@@ -81,7 +81,7 @@ register(
         "O1.covariate_shift_settled",
         "Later in the same runs, once the plain network no longer bounces, batch normalization makes no difference.",
         f"Control of the claim before it, in this chapter; the definition is that of {SANTURKAR}",
-        "|cosine of the shift with BN - without|, mean of layers and steps 300 to 500 at rate 0.05, each of 3 seeds",
+        "|cosine of the shift with BN - without|, mean of layers and steps 300 to 450 at rate 0.05, each of 3 seeds",
         Below(0.1),
         0.4,
     ),
