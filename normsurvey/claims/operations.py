@@ -168,11 +168,11 @@ register(
     ),
     # One criterion for each of three variants and two comparisons, fixed in advance: < 0.5 at the best rates, < 0.1 at
     # the rate 0.01. The network, and the stage of training at which each is read off, were chosen on seeds 0 and 1; the
-    # verdicts are taken on seeds 2, 3 and 4.
+    # verdicts are taken on seeds 2, 3 and 4. One of the six missed it: the mean at the best rates, told below.
     *(
         Claim(
             id=name,
-            statement=f"{who} to its backward {terms}: without, training stays behind at any rate.",
+            statement=f"{who} to its backward {terms}: without, training stays behind at the best rates, too.",
             source=UNDERSTANDING,
             measures=f"training loss over that with {what} detached, steps 51 to 100, best of 5 rates each, "
             "each of 3 seeds",
@@ -182,7 +182,6 @@ register(
         for name, who, terms, what in (
             ("M7.best_rates", "Layer normalization owes its gain", "terms", "both"),
             ("M7.deviation", "Much of the gain is owed", "term of the deviation", "the deviation"),
-            ("M7.mean", "Much of the gain is owed", "term of the mean", "the mean"),
         )
     ),
     *(
@@ -199,6 +198,15 @@ register(
             ("M7.deviation_common_rate", "the deviation"),
             ("M7.mean_common_rate", "the mean"),
         )
+    ),
+    Claim(
+        id="M7.mean",
+        statement="So it is with the term of the mean alone: without, training stays behind at the best rates, too.",
+        source=UNDERSTANDING,
+        measures="training loss over that with the mean detached, steps 51 to 100, best of 5 rates, largest of 3 seeds",
+        expected="does not hold at this scale",
+        falsifier=0.1,
+        **_same(Above(0.5)),
     ),
     Claim(
         id="M7.other_networks",
