@@ -81,7 +81,7 @@ register(
     ),
     _claim(
         "S5.never_decayed_long",
-        "So it does in as many steps from longer weights, of He's initial scale.",
+        "Without decay from the first step on the angle falls as much from He's initial scale, which is longer.",
         f"Control; {MOTION}",
         "the same ratio from a start 2.4 times as long, of the layer where it is largest, each of 3 seeds",
         Above(0.65),
@@ -107,7 +107,7 @@ register(
     ),
     _claim(
         "S5.plain_strong_decay",
-        "So it is where rate and decay are large.",
+        "Without normalization layers turn at speeds that differ by 1.4 or more where rate and decay are large, too.",
         f"Control; {MOTION}",
         "largest / smallest angle per step among the layers, no norm, eta 0.2, lambda 0.01, each of 3 seeds",
         Between(1.05, 1.4),
