@@ -12,6 +12,7 @@ from normsurvey.analysis import scale_invariance
 from normsurvey.experiments.auto_tuning import (
     TangentialSteps,
     for_each,
+    interrupted,
     momentum_growth,
     noisy_labels,
     tangential,
@@ -183,6 +184,26 @@ def test_full_scale_networks_at_toy_size():
     growth = runs.norms.square().diff(dim=0)
     assert names == ["conv1.weight", "conv2.weight"]
     torch.testing.assert_close(momentum_growth(runs.moved, 0.9), growth, rtol=1e-9, atol=1e-9)
+
+
+def test_every_tenth_batch_is_the_whole_data():
+    x, y = data()
+    seen = list(itertools.islice(interrupted((x, y), 7, every=10, seed=1), 20))
+    assert [len(b[1]) for b in seen] == 2 * [*9 * [7], 60] and seen[9][0] is x
+    again = next(interrupted((x, y), 7, every=10, seed=1))
+    assert torch.equal(again[0], seen[0][0]) and not torch.equal(seen[0][0], seen[1][0])
+    assert all((x == row).all(1).nonzero()[0] in (y == label).nonzero() for row, label in zip(*again, strict=True))
+
+
+def test_growth_is_paid_for_with_loss_unless_gradients_are_noisy():
+    rates = torch.tensor([0.1, 10.0], dtype=torch.float64)
+    ratio = {}
+    for name, stream in (("whole", itertools.repeat(data())), ("noisy", interrupted(data(), 10, every=2))):
+        models = [mlp((5, 3)).append(BN(3, affine=False)) for _ in rates]
+        runs = train_together(models, stream, ["head.weight"], 400, lrs=rates)
+        s, losses = runs.inverse_rates, runs.losses
+        ratio[name] = (s[-1] - s[1]) / (2 * (losses[1] - losses[-1])).abs()
+    assert ((ratio["whole"] > 0.45) & (ratio["whole"] < 1)).all() and (ratio["noisy"] > 1).all()
 
 
 def test_granularity_of_a_network_that_is_not_ours():
