@@ -10,8 +10,9 @@ from torch import nn
 import normsurvey as ns
 from normsurvey.analysis import kurtosis
 from normsurvey.experiments import classifiers as nets
-from normsurvey.experiments import smoothness
-from normsurvey.experiments.smoothness import Bank, UnitNoise, balances, draw_noise
+from normsurvey.experiments import learning_rates, smoothness
+from normsurvey.experiments.banks import Bank
+from normsurvey.experiments.smoothness import UnitNoise, balances, draw_noise
 
 SEEDS = range(2)
 WIDTHS = (5, 8, 8, 8, 3)
@@ -66,7 +67,9 @@ def test_members_that_leave_a_bank_do_not_disturb_the_others():
 
 
 def test_follow_probes_every_member_and_drops_what_diverges():
-    moments = smoothness.follow(network(None), DATA, (0.05, 1e200), steps=7, every=3, batch_size=32, shift_at=(0.05,))
+    moments = smoothness.follow(
+        network(None), DATA, (0.05, 1e200), steps=7, at=(0, 3, 6), batch_size=32, shift_at=(0.05,)
+    )
     calm = [m for m in moments if m.lr == 0.05]
     assert [(m.seed, m.step) for m in calm] == [(s, t) for t in (0, 3, 6) for s in SEEDS]
     assert all(-1 <= m.cosine <= 1 for m in calm)
@@ -79,7 +82,7 @@ def test_follow_probes_every_member_and_drops_what_diverges():
 
 
 def test_follow_ends_where_all_have_diverged():
-    moments = smoothness.follow(network(None), DATA, (1e200,), steps=9, every=1, batch_size=32)
+    moments = smoothness.follow(network(None), DATA, (1e200,), steps=9, at=range(9), batch_size=32)
     assert {m.step for m in moments} == {0}
 
 
@@ -114,33 +117,52 @@ def test_new_noise_shifts_gradients_and_frozen_noise_does_not():
 
 def test_sweep_gives_zero_to_what_diverges_and_agrees_with_training_alone():
     lrs = (0.03, 1e200)
-    found = smoothness.sweep(network(None), DATA, {s: samples(9) for s in SEEDS}, lrs, steps=25, batch_size=32)
+    found = learning_rates.sweep(network(None), DATA, {s: samples(9) for s in SEEDS}, lrs, steps=25, batch_size=32)
     assert list(found) == [(s, lr) for s in SEEDS for lr in lrs]
     for seed in SEEDS:
         alone = network(None)(seed)
         nets.train(alone, nets.batches(DATA[seed], 32, seed), nets.sgd(alone, 0.03, momentum=0.9), 25)
         assert found[seed, 0.03] == pytest.approx(nets.accuracy(alone.eval(), samples(9)))
         assert found[seed, 0.03] > 0.5 and found[seed, 1e200] == 0
-    assert smoothness.largest_working({lr: found[0, lr] for lr in lrs}, 0.5) == 0.03
-    assert math.isnan(smoothness.largest_working({0.1: 0.2}))
+    assert learning_rates.largest_working({lr: found[0, lr] for lr in lrs}, 0.5) == 0.03
+    assert math.isnan(learning_rates.largest_working({0.1: 0.2}))
+
+
+def test_accuracy_of_a_sweep_is_the_mean_of_its_last_looks():
+    tests = {s: samples(9) for s in SEEDS}
+    options = dict(lrs=(0.03,), batch_size=32)
+    alone = [learning_rates.sweep(network(None), DATA, tests, steps=steps, **options) for steps in (6, 9, 12)]
+    found = learning_rates.sweep(network(None), DATA, tests, steps=12, looks=3, apart=3, **options)
+    for member, value in found.items():
+        assert value == pytest.approx(sum(run[member] for run in alone) / 3)
+
+
+def test_a_sweep_ends_what_is_hopeless_half_way():
+    tests = {s: samples(9) for s in SEEDS}
+    options = dict(lrs=(1e-9, 0.1), steps=40, batch_size=32)
+    everything = learning_rates.sweep(network(None), DATA, tests, **options)
+    first = nets.cross_entropy(DATA[0])(network(None)(0)).item()
+    found = learning_rates.sweep(network(None), DATA, tests, hopeless=0.75 * first, **options)
+    assert found[0, 1e-9] == 0 < everything[0, 1e-9]
+    assert found[0, 0.1] == everything[0, 0.1] > 0
 
 
 def test_explosion_with_depth_and_its_end():
     deep = (5, *[16] * 10, 3)
-    plain = smoothness.anatomy(network(None, deep)(0), nets.batches(DATA[0], 32), 3.0)
-    normed = smoothness.anatomy(network(nn.BatchNorm1d, deep)(0), nets.batches(DATA[0], 32), 3.0)
+    plain = learning_rates.anatomy(network(None, deep)(0), nets.batches(DATA[0], 32), 3.0)
+    normed = learning_rates.anatomy(network(nn.BatchNorm1d, deep)(0), nets.batches(DATA[0], 32), 3.0)
     assert plain.losses.isfinite().all() and plain.outputs.shape == plain.gradients.shape == (len(plain.losses), 10)
     assert (plain.outputs[:, -1] / plain.outputs[:, 0]).max() > 1e3
     assert (normed.outputs[:, -1] < 20 * normed.outputs[:, 0]).all()
-    ended = smoothness.anatomy(network(None, deep)(0), nets.batches(DATA[0], 32), 1e200)
+    ended = learning_rates.anatomy(network(None, deep)(0), nets.batches(DATA[0], 32), 1e200)
     assert len(ended.losses) == 1, "the second loss is not finite"
-    calm = smoothness.anatomy(network(None, deep)(0), nets.batches(DATA[0], 32), 1e-4)
+    calm = learning_rates.anatomy(network(None, deep)(0), nets.batches(DATA[0], 32), 1e-4)
     assert len(calm.losses) == 10 and calm.outputs[-1, -1] < 5 * calm.outputs[-1, 0]
 
 
 def test_middle_gradient_is_that_of_the_layer_in_the_middle():
     model = network(None)(0)
-    found = smoothness.middle_gradient(model, DATA[0])
+    found = learning_rates.middle_gradient(model, DATA[0])
     nets.cross_entropy(DATA[0])(model).backward()
     torch.testing.assert_close(found, model.linear2.weight.grad.flatten())
     assert 1 < kurtosis(found) < 100
@@ -160,27 +182,3 @@ def test_the_identity_is_exact_without_eps_only():
     layer = errors(0.0)["norm2"]
     assert (layer.passed < layer.outer).all()
     assert layer.unprojected > 1e-3
-
-
-def test_photos_are_scaled_so_that_inputs_of_layers_are_as_long_as_those_of_digits():
-    def total(name, width):
-        train, test = smoothness.images(name, 0, width=width, count=200)
-        assert len(train[0]) > len(test[0]) and train[0].shape[1] == {"digits": 64, "photos": 3072}[name]
-        x, length = train[0], 0.0
-        for layer in nets.mlp((x.shape[1], *[width] * 8, 10), dtype=torch.float32):
-            if isinstance(layer, nn.Linear) and layer.out_features > 10:
-                length += x.square().sum(1).mean().item()
-            x = layer(x)
-        return length
-
-    assert total("photos", 128) == pytest.approx(total("digits", 64), rel=0.5)
-
-
-def test_full_scale_path_at_toy_size():
-    data = {0: smoothness.images("photos", 0, width=16, count=120)[0]}
-    for norm in (None, nn.BatchNorm1d):
-        model = lambda seed, norm=norm: nets.mlp((3072, 16, 16, 10), norm, seed=seed, dtype=torch.float32)  # noqa: E731
-        moments = smoothness.follow(model, data, (0.05,), steps=3, every=2, batch_size=32, shift_at=(0.05,))
-        assert len(moments) == 2 and all(math.isfinite(m.probe.smoothness + m.cosine) for m in moments)
-        found = smoothness.sweep(model, data, data, (0.01,), steps=3, batch_size=32)
-        assert 0 < found[0, 0.01] <= 1
