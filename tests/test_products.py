@@ -184,6 +184,16 @@ class Diagonal:
         return self.values * vector
 
 
+def test_many_parameters_in_single_precision_cost_no_digits():
+    """Sums over many entries in float32 would: 3e-5 here."""
+    bulk = 0.5 * torch.rand(100_000, generator=torch.Generator().manual_seed(0))
+    exact = torch.cat([torch.linspace(10, 1, 10), bulk])
+    found = top_eigenvalues(Diagonal(exact), 10, 1e-5)
+    error = (found.values - exact[:10].double()).abs()
+    assert found.vectors.dtype == torch.float32 and error.max() < 1e-6
+    assert (error <= found.errors).all() and found.errors.max() < 1e-5
+
+
 def test_one_run_is_enough_for_the_density_of_some_thousand_eigenvalues():
     """The shape of a classifier's Hessian: outliers, a bulk around zero with heavy tails, many zeros."""
     random = torch.Generator().manual_seed(0)

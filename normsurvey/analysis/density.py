@@ -87,7 +87,7 @@ class TopEigenvalues:
     """What `top_eigenvalues` found, in one run.
 
     Attributes:
-        values: (k,) eigenvalues, largest first. errors: (k,) bounds on their errors.
+        values: (k,) eigenvalues, largest first. errors: (k,) bounds on their errors, with an allowance for rounding.
         vectors: (D, k) orthonormal eigenvectors.
         density: the whole spectrum. products: spent on all of it.
     """
@@ -142,8 +142,9 @@ def top_eigenvalues(
         theta, _, turn = other.ritz()
         runs.append((theta, turn[0] ** 2))
         products += other.steps
+    errors = errors[:k] + 8 * torch.finfo(start.dtype).eps * values.abs().max()
     return TopEigenvalues(
-        values[:k], errors[:k], krylov.vectors(rotation[:, :k]), _density(atoms, runs, operator.shape[0]), products
+        values[:k], errors, krylov.vectors(rotation[:, :k]), _density(atoms, runs, operator.shape[0]), products
     )
 
 

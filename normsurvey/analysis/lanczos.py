@@ -52,27 +52,27 @@ def lanczos(operator, num_steps: int = 64, *, start: Tensor | None = None, seed:
     krylov = Krylov(operator, random_vector(operator, seed) if start is None else start, num_steps)
     krylov.grow(num_steps)
     values, residuals, rotation = krylov.ritz()
-    like = krylov.basis
-    return Spectrum(
-        values=values.to(like),
-        residuals=residuals.to(like),
-        weights=(rotation[0] ** 2).to(like),
-        vectors=krylov.vectors(rotation),
-    )
+    vectors = krylov.vectors(rotation)
+    return Spectrum(values.to(vectors), residuals.to(vectors), (rotation[0] ** 2).to(vectors), vectors)
 
 
 class Krylov:
     """An orthonormal basis of span(q, A q, A^2 q, ...), grown product by product.
 
+    The basis is kept in float64, 8 D bytes a step, whatever the precision of the products: sums over many parameters
+    in float32 would cost the eigenvalues two digits.
+
     Args:
         operator: symmetric, with `.shape` (D, D) and `operator @ v`.
-        start: (D,) q, of any length but zero.
+        start: (D,) q, of any length but zero, in the precision of the operator.
         capacity: steps to make room for.
         against: (k, D) orthonormal rows to stay orthogonal to, that is to deflate.
     """
 
     def __init__(self, operator, start: Tensor, capacity: int, against: Tensor | None = None):
+        self._dtype, start = start.dtype, start.double()
         if against is not None:
+            against = against.double()
             start = start - against.T @ (against @ start)
         q = start / start.norm()
         if not q.isfinite().all():
@@ -85,7 +85,7 @@ class Krylov:
 
     @property
     def basis(self) -> Tensor:
-        """(m, D), orthonormal rows."""
+        """(m, D), orthonormal rows, float64."""
         return self._basis[: self.steps]
 
     def grow(self, steps: int) -> None:
@@ -97,9 +97,10 @@ class Krylov:
 
     def restart(self, start: Tensor) -> bool:
         """Goes on from another direction after exhaustion: finds multiple eigenvalues. False if none is left."""
+        start = start.double()
         for _ in range(2):
             start = self._orthogonal(start / start.norm())
-        if self.steps == len(self._basis) or not start.norm() > torch.finfo(start.dtype).eps ** 0.5:
+        if self.steps == len(self._basis) or not start.norm() > torch.finfo(self._dtype).eps ** 0.5:
             return False
         self._beta[self.steps - 1] = 0
         self._next, self.exhausted = start / start.norm(), False
@@ -107,19 +108,19 @@ class Krylov:
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Values (m,), largest first, residuals (m,) and rotation (m, m) of the basis; float64, on the CPU."""
-        alpha, beta = (t[: self.steps].double().cpu() for t in (self._alpha, self._beta))
+        alpha, beta = (t[: self.steps].cpu() for t in (self._alpha, self._beta))
         tridiagonal = torch.diag(alpha) + torch.diag(beta[:-1], 1) + torch.diag(beta[:-1], -1)
         values, rotation = torch.linalg.eigh(tridiagonal)
         return values.flip(0), beta[-1] * rotation[-1].abs().flip(0), rotation.flip(1)
 
     def vectors(self, rotation: Tensor) -> Tensor:
-        """Ritz vectors (D, k) for k columns of `ritz`'s rotation."""
-        return self.basis.T @ rotation.to(self.basis)
+        """Ritz vectors (D, k) for k columns of `ritz`'s rotation, in the operator's precision."""
+        return (self.basis.T @ rotation.to(self.basis)).to(self._dtype)
 
     def _step(self) -> None:
         k, q = self.steps, self._next
         self._basis[k], self.steps = q, k + 1
-        remainder = self._operator @ q
+        remainder = (self._operator @ q.to(self._dtype)).double()
         self._alpha[k] = remainder @ q
         remainder = remainder - self._alpha[k] * q
         if k:
@@ -130,7 +131,7 @@ class Krylov:
             remainder = self._orthogonal(remainder)
         self._beta[k] = remainder.norm()
         scale = self._alpha[: k + 1].abs().max() + self._beta[: k + 1].max()
-        self.exhausted = bool(self._beta[k] <= 100 * torch.finfo(q.dtype).eps * scale)
+        self.exhausted = bool(self._beta[k] <= 100 * torch.finfo(self._dtype).eps * scale)
         self._next = remainder / self._beta[k]
 
     def _orthogonal(self, vector: Tensor) -> Tensor:
