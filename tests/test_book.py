@@ -42,6 +42,12 @@ def test_every_line_of_the_page_on_analysis_runs(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "8"
 
 
+def test_the_api_page_documents_every_analysis_tool_once():
+    page = (BOOK / "api.md").read_text().partition("## Measuring")[2].partition("## Claims")[0]
+    named = re.findall(r"^\.\. auto(?:class|function):: (\w+)$", page, re.M)
+    assert sorted(named) == sorted(ns.analysis.__all__)
+
+
 def test_the_guide_adds_a_method_that_passes_the_contract_and_gets_a_card(guide, tmp_path):
     from contract import assert_follows, build, draw
 

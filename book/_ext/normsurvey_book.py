@@ -1,7 +1,7 @@
 """Sphinx extension of the book: pages and counts computed from the package and the executed chapters.
 
-Directives ``catalogue``, ``scorecard``, ``listmap``, ``chapters``, ``course``, ``gpurun``, ``clone``, ``install``;
-role ``count``.
+Directives ``catalogue``, ``scorecard``, ``listmap``, ``chapters``, ``course``, ``curvature_costs``, ``gpurun``,
+``clone``, ``install``; role ``count``.
 """
 
 from __future__ import annotations
@@ -133,23 +133,28 @@ class Scorecard(Computed):
 
 
 class GpuRun(Computed):
-    """What a stored run of chapters on a GPU met and missed; takes the name of the file in results/."""
+    """What a stored run of chapters on a GPU met, met otherwise and missed; takes the name of the file in results/."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         stored = json.loads((self.root / "results" / self.arguments[0]).read_text())
-        pages, claims, rows = {c.path: c for c in sources.chapters(self.root)}, survey().claims, []
+        pages, rows = {c.path: c for c in sources.chapters(self.root)}, []
         for run in stored["runs"]:
-            chapter = self.page(pages[f"notebooks/{run['chapter']}"])
-            missed = [
-                f"[{name}]{{.claim-id}} `{claims[name].criterion(run['scale'])}`: {sources.values(found)}"
-                for name, found in run["missed"].items()
-            ]
-            told = missed + run["errors"] + ([] if run["finished"] else ["stopped before its end"])
-            rows.append([chapter, run["scale"], str(run["held"]), "<br>".join(told) or "–"])
+            otherwise, missed = (self.told(run[kind], run["scale"]) for kind in ("otherwise", "missed"))
+            missed += run["errors"] + ([] if run["finished"] else ["stopped before its end"])
+            found = ("<br>".join(lines) or "–" for lines in (otherwise, missed))
+            rows.append([self.page(pages[f"notebooks/{run['chapter']}"]), run["scale"], str(run["held"]), *found])
         where = "{what}: {device}, torch {torch}, {date}.".format(**stored)
-        return [*self.table(["chapter", "scale", "met", "missed"], rows), *self.parse([where], "small")]
+        head = ["chapter", "scale", "met", "other outcome at this scale", "missed"]
+        return [*self.table(head, rows), *self.parse([where], "small")]
+
+    def told(self, found: dict[str, dict], scale: str) -> list[str]:
+        claims = survey().claims
+        return [
+            f"[{name}]{{.claim-id}} `{claims[name].criterion(scale)}`: {sources.values(values)}"
+            for name, values in found.items()
+        ]
 
 
 class ListMap(Computed):
@@ -214,6 +219,23 @@ class Costs(Computed):
     def stored(self, name: str) -> dict | None:
         path = self.root / "results" / name
         return json.loads(path.read_text()) if path.exists() else None
+
+
+class CurvatureCosts(Computed):
+    """Time of top eigenvalues and spectral density as the benchmark stored it, here and in other libraries."""
+
+    def run(self) -> list[nodes.Node]:
+        stored = json.loads((self.root / "results" / "curvature_cpu.json").read_text())
+        rows = []
+        for name, net in stored["networks"].items():
+            for library, found in sorted(net["candidates"].items(), key=lambda item: item[1]["seconds"]):
+                distance = f"{found['w1_over_range']:.1e}" if "w1_over_range" in found else "–"
+                numbers = [f"{found['seconds']:.2f}", f"{found['ratio']:.2f}", f"{found['error']:.1e}", distance]
+                rows.append([f"{name}, {net['parameters']} parameters", library, *numbers])
+        head = ["network", "library", "seconds", "ratio", "worst of top ten", "W₁ / range"]
+        versions = ", ".join(f"{name} {version}" for name, version in stored["versions"].items())
+        where = f"One thread of a {stored['device'].upper()}, {stored['dtype']}, {versions}, {stored['date']}."
+        return [*self.table(head, rows), *self.parse([where], "small")]
 
 
 class Chapters(Computed):
@@ -349,7 +371,7 @@ def setup(app: Sphinx) -> dict:
     for name, directive in {
         "catalogue": Catalogue, "scorecard": Scorecard, "listmap": ListMap, "costs": Costs,
         "chapters": Chapters, "clone": Clone, "course": Course,
-        "gpurun": GpuRun, "install": Install,
+        "curvature_costs": CurvatureCosts, "gpurun": GpuRun, "install": Install,
     }.items():  # fmt: skip
         app.add_directive(name, directive)
     app.add_role("count", Count())

@@ -56,7 +56,9 @@ register(
         "Control of the isolines, in this chapter: decay acts over 1 / (eta lambda) steps",
         "|Spearman| with eta minus |Spearman| with eta lambda, loss of steps 10 to 40, each of 3 seeds",
         Above(0.1),
-        0.0,
+        0.05,
+        full=Below(0.0),
+        expected_full=NEGATIVE,
     ),
     _claim(
         "S8.finite",
@@ -163,6 +165,8 @@ register(
         "full batch, each of 3 seeds",
         Between(1.0, 19.0),
         25.0,
+        full=Between(0.2, 19.0),
+        expected_full=NEGATIVE,
     ),
     _claim(
         "S9.projection",

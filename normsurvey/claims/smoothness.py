@@ -142,6 +142,8 @@ register(
         "rms of outputs, last over first hidden layer, at the last step with finite loss, rate 3, each of 3 seeds",
         Above(1e3),
         5.0,
+        full=Above(300),
+        expected_full=NEGATIVE,
     ),
     _claim(
         "O8.no_explosion",
