@@ -169,7 +169,8 @@ def measure(name: str, model: nn.Module, data, rounds: int, exact: bool) -> dict
         row |= {"seconds": statistics.median(seconds[label]), "ratio": statistics.median(ratios)}
         print(
             f"  {label:36s} {row['seconds']:7.3f} s  x {row['ratio']:5.2f}  top-10 {row['error']:.1e} "
-            f"(tolerance {row['tolerance']:g})  W1/range {row.get('w1_over_range', float('nan')):.1e}", flush=True,
+            f"(tolerance {row['tolerance']:g})"
+            + (f"  W1/range {row['w1_over_range']:.1e}" if exact else ""), flush=True,
         )  # fmt: skip
     parameters = sum(p.numel() for p in model.parameters())
     loss = cross_entropy(data)(model).item()
