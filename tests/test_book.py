@@ -150,7 +150,7 @@ def test_measured_values_are_told_in_few_words():
 
     told = {1.23456e-12: "1.2e-12", 0.0123: "0.0123", 3.0: "3", 1234.5: "1234", 2.5e6: "2.5e6", "x": "x"}
     assert {v: number(v) for v in told} == told
-    assert values(0.5) == "0.5"
+    assert values(0.5) == values({"": 0.5}) == "0.5"
     assert values({"BN": 1.0, "LN": 2e-16}) == "BN: 1, LN: 2.0e-16"
     assert values({str(k): k / 10 for k in range(6)}) == "0 to 0.5, 6 values"
 

@@ -97,7 +97,7 @@ def values(measured: object, most: int = 4) -> str:
     while any(isinstance(v, list) for v in flat):
         flat = [w for v in flat for w in (v if isinstance(v, list) else [v])]
     if items and len(items) <= most and not any(isinstance(v, list) for v in items.values()):
-        return ", ".join(f"{k}: {number(v)}" for k, v in items.items())
+        return ", ".join(f"{k}: {number(v)}".removeprefix(": ") for k, v in items.items())
     if len(flat) <= most:
         return ", ".join(number(v) for v in flat)
     numbers = [v for v in flat if isinstance(v, int | float)]

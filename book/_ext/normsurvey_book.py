@@ -231,7 +231,7 @@ class CurvatureCosts(Computed):
             for library, found in sorted(net["candidates"].items(), key=lambda item: item[1]["seconds"]):
                 distance = f"{found['w1_over_range']:.1e}" if "w1_over_range" in found else "–"
                 numbers = [f"{found['seconds']:.2f}", f"{found['ratio']:.2f}", f"{found['error']:.1e}", distance]
-                rows.append([f"{name}, {net['parameters']} parameters", library, *numbers])
+                rows.append([f"{name.upper()}, {net['parameters']} parameters", library, *numbers])
         head = ["network", "library", "seconds", "ratio", "worst of top ten", "W₁ / range"]
         versions = ", ".join(f"{name} {version}" for name, version in stored["versions"].items())
         where = f"One thread of a {stored['device'].upper()}, {stored['dtype']}, {versions}, {stored['date']}."
