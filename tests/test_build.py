@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "book" / "_tools"))
 import execute  # noqa: E402
 import project  # noqa: E402
 from jupyter_home import private_jupyter_home  # noqa: E402
-from render import LIVE_CODE  # noqa: E402
+from render import LIVE_CODE, dense  # noqa: E402
 
 CHAPTER = Path("notebooks/part/chapter.ipynb")
 
@@ -88,3 +88,9 @@ def test_live_code_is_left_out():
     loaded = '\n<script async="async" src="_static/sphinx-thebe.js"></script>'
     settings = "\n<script>const THEBE_X = 1</script>"
     assert LIVE_CODE.sub("", kept + loaded + settings) == kept
+
+
+def test_pages_lose_their_indentation_and_nothing_that_is_read():
+    code = "<pre>\n  a\n\n    b\n</pre>"
+    page = f"<ul>\n    <li>one <b>two</b>\n      three</li>\n\n\n</ul>\n{code}  \n   <p>four</p>\n"
+    assert dense(page) == f"<ul>\n<li>one <b>two</b>\nthree</li>\n</ul>\n{code}\n<p>four</p>\n"

@@ -15,6 +15,9 @@ LIVE_CODE = re.compile(r"\s*<(link|script)\b[^>]*sphinx-thebe[^>]*>(</script>)?|
 # Links from source back to documentation miss their place where a module is documented under two names.
 BACK = re.compile(r'<a class="viewcode-back" [^>]*>\[docs\]</a>')
 
+# Line breaks and blanks are text there.
+VERBATIM = re.compile(r"(<(pre|script|style|textarea)\b.*?</\2>)", re.DOTALL)
+
 # Theme and extensions bring more than the pages load: source maps, live code, other renderers of MathJax.
 UNUSED = ("**/*.map", "**/*.ttf", "_static/locales", "_static/sphinx-thebe.*", "_static/webpack-macros.html")
 MATHJAX_USED = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
@@ -40,7 +43,7 @@ def render():
 def trim(html):
     """Removes what no page needs."""
     for page in html.rglob("*.html"):
-        page.write_text(BACK.sub("", LIVE_CODE.sub("", page.read_text())))
+        page.write_text(dense(BACK.sub("", LIVE_CODE.sub("", page.read_text()))))
     mathjax = html / "_static" / "mathjax"
     for pattern in UNUSED:
         for path in html.glob(pattern):
@@ -48,6 +51,13 @@ def trim(html):
     for path in sorted(mathjax.rglob("*")):
         if path.is_file() and not path.relative_to(mathjax).as_posix().startswith(MATHJAX_USED):
             remove(path)
+
+
+def dense(html):
+    """The page without indentation and empty lines, which a browser would skip."""
+    parts = VERBATIM.split(html)  # text, verbatim, its tag, text, ...
+    parts[::3] = (re.sub(r"\s*\n\s*", "\n", text) for text in parts[::3])
+    return "".join(part for number, part in enumerate(parts) if number % 3 != 2)
 
 
 def remove(path: Path):
